@@ -1,0 +1,28 @@
+"""What the engine asks of whoever uses it. The engine knows bytes; it does not know locks.
+
+All calls come from the one event-loop thread. None of them may raise; none may block.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Host(Protocol):
+    """The user of the engine (the node, or a test)."""
+
+    def next_batch(self, term: int) -> bytes | None:
+        """Called by a leader, repeatedly within one tick, until it answers None: the next entry, stamped now and appended in the same
+        step (it never waits and never travels to another leader). `term` is the term in which it will be appended."""
+
+    def apply(self, index: int, term: int, payload: bytes) -> None:
+        """A committed entry, exactly once for each index, in order of the log. Also called for the whole journal after a start."""
+
+    def on_message(self, peer: str, payload: bytes) -> None:
+        """An application message of an authenticated peer, in the order sent on the present connection."""
+
+    def on_peer_connected(self, peer: str) -> None:
+        """A connection to this peer is new: whatever was sent on an earlier one may be lost."""
+
+    def on_leader(self, leader: str | None, term: int) -> None:
+        """The known leader or the term changed. `leader` is a node's name, or None while there is none."""
