@@ -5,6 +5,7 @@ All calls come from the one event-loop thread. None of them may raise; none may 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -26,3 +27,43 @@ class Host(Protocol):
 
     def on_leader(self, leader: str | None, term: int) -> None:
         """The known leader or the term changed. `leader` is a node's name, or None while there is none."""
+
+
+class EnginePort(Protocol):
+    """The engine, as its host uses it. Everything belongs to the one event-loop thread."""
+
+    @property
+    def boot(self) -> int:
+        """How often this data directory has been opened; known once `start` has returned, and before the first `Host.apply`."""
+
+    @property
+    def is_leader(self) -> bool: ...
+
+    @property
+    def term(self) -> int: ...
+
+    @property
+    def last_index(self) -> int: ...
+
+    @property
+    def commit_index(self) -> int: ...
+
+    @property
+    def applied_index(self) -> int: ...
+
+    @property
+    def match_index(self) -> Mapping[str, int]:
+        """What each peer is known to have on disk; empty unless this node leads."""
+
+    @property
+    def connected_peers(self) -> frozenset[str]: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def wake(self) -> None:
+        """There may be something to propose: `Host.next_batch` will be called soon, if this node leads."""
+
+    def send(self, peer: str, payload: bytes) -> bool:
+        """An application message. False: not sent, because the peer is not connected or its buffer is full."""

@@ -1,0 +1,107 @@
+"""The leader's half of the node: what has been offered becomes log entries, stamped with the time that passed.
+
+Rule: an entry is stamped in the step that appends it; a stamp never waits and never travels. The batcher belongs to one term: a
+new term begins empty, because every origin offers again what it has not seen applied, and the machine skips what it has seen.
+It does not know the network, the disk, or what an operation means.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from .machine import Entry, encode_entry
+from .machine.operations import Operation, Origin
+
+ELAPSED_MS_MAX: Final = 500
+"""The most that one entry may count. What a longer stall of the leader took is dropped: it lengthens leases, it shortens none."""
+
+TIME_PERIOD_MS: Final = 250
+"""While a deadline exists, entries are at most this far apart."""
+
+OPERATIONS_PER_ENTRY_MAX: Final = 512
+"""Bounds an entry to 512 operations, and so the time of one apply to a few milliseconds."""
+
+ENTRIES_IN_FLIGHT_MAX: Final = 4
+"""Uncommitted entries before what arrives is gathered for the next one: enough to hide a sync behind a round trip, few enough that
+batches grow with the load."""
+
+OFFERED_MAX: Final = 65_536
+"""Operations that wait here. Each origin has a bounded number outstanding, so this is reached only by a peer that is not ours."""
+
+
+class Batcher:
+    """Collects offered operations of one term, in the order of each origin, and cuts them into stamped entries."""
+
+    def __init__(self, clock_ns: Callable[[], int]) -> None:
+        self._clock_ns = clock_ns
+        self._term = 0
+        self._offered: deque[tuple[Origin, Operation]] = deque()
+        self._last_offered: dict[str, tuple[int, int]] = {}
+        self._accounted_ns = 0
+        self._stamped_ns = 0
+        self._time_only_index = 0
+
+    @property
+    def term(self) -> int:
+        return self._term
+
+    @property
+    def backlog(self) -> int:
+        return len(self._offered)
+
+    def begin(self, term: int) -> None:
+        """This node leads from now on in `term`: time counts from this instant, and nothing has been offered yet."""
+        self._term = term
+        self._offered.clear()
+        self._last_offered.clear()
+        self._accounted_ns = self._stamped_ns = self._clock_ns()
+        self._time_only_index = 0
+
+    def offer(
+        self, node: str, boot: int, first_sequence: int, operations: Sequence[Operation]
+    ) -> None:
+        """Take over the operations `first_sequence`, `first_sequence + 1`, ... of one boot of `node`. What was offered before in
+        this term is passed over; what would leave a gap is not taken (its origin offers again)."""
+        last_boot, last_sequence = self._last_offered.get(node, (0, 0))
+        if boot < last_boot:
+            return
+        if boot > last_boot:
+            last_sequence = first_sequence - 1
+        for sequence, operation in enumerate(operations, first_sequence):
+            if sequence <= last_sequence:
+                continue
+            if sequence != last_sequence + 1 or len(self._offered) >= OFFERED_MAX:
+                break
+            self._offered.append((Origin(node, boot, sequence), operation))
+            last_sequence = sequence
+        self._last_offered[node] = (boot, last_sequence)
+
+    def next_entry(
+        self, term: int, *, last_index: int, commit_index: int, has_deadlines: bool
+    ) -> bytes | None:
+        """The entry to append now at `last_index + 1`, or None if there is nothing to say or enough is on its way."""
+        if term != self._term:
+            self.begin(term)
+        now_ns = self._clock_ns()
+        if not self._offered:
+            due = has_deadlines and now_ns - self._stamped_ns >= TIME_PERIOD_MS * 1_000_000
+            # Never two uncommitted entries that carry nothing but time: without a majority they would pile up.
+            if not due or self._time_only_index > commit_index:
+                return None
+            self._time_only_index = last_index + 1
+        elif last_index - commit_index >= ENTRIES_IN_FLIGHT_MAX:
+            return None
+        count = min(len(self._offered), OPERATIONS_PER_ENTRY_MAX)
+        operations = tuple(self._offered.popleft() for _ in range(count))
+        return encode_entry(Entry(term, self._elapsed_ms(now_ns), operations))
+
+    def _elapsed_ms(self, now_ns: int) -> int:
+        elapsed_ms = max(0, now_ns - self._accounted_ns) // 1_000_000
+        self._stamped_ns = now_ns
+        if elapsed_ms > ELAPSED_MS_MAX:
+            self._accounted_ns = now_ns
+            return ELAPSED_MS_MAX
+        self._accounted_ns += elapsed_ms * 1_000_000
+        return elapsed_ms

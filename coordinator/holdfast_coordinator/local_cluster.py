@@ -1,0 +1,159 @@
+"""A cluster of real node processes on this machine, for the demo, the benchmarks and the tests.
+
+Rule: every process that was started here is ended here, by its id. Ports are free ones of loopback. It knows the command line of a
+node and its HTTP readiness, and nothing of what the nodes do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import aiohttp
+
+READY_WITHIN_SECONDS: Final = 30.0
+"""Three interpreters that start at once on a small machine, and an election."""
+
+POLL_SECONDS: Final = 0.05
+STOP_WITHIN_SECONDS: Final = 10.0
+
+
+class LocalClusterError(Exception):
+    """A node did not start or did not become ready; the message ends with what it wrote last."""
+
+
+class LocalCluster:
+    """`async with LocalCluster(directory) as cluster:` gives a ready cluster. `directory` receives `cluster.yml`, the data and one
+    log file a node."""
+
+    def __init__(self, directory: Path, *, nodes: int = 3) -> None:
+        self.directory = directory
+        self.names = tuple(f"n{number}" for number in range(1, nodes + 1))
+        ports = free_ports(2 * nodes)
+        self._http = {name: f"127.0.0.1:{ports.pop()}" for name in self.names}
+        self._raft = {name: f"127.0.0.1:{ports.pop()}" for name in self.names}
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+
+    async def __aenter__(self) -> Self:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.config_path.write_text(self._config())
+        try:
+            await asyncio.gather(*(self._spawn(name) for name in self.names))
+            await asyncio.gather(*(self.wait_ready(name) for name in self.names))
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    @property
+    def config_path(self) -> Path:
+        return self.directory / "cluster.yml"
+
+    @property
+    def endpoints(self) -> str:
+        return ",".join(self.url(name) for name in self.names)
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        return tuple(name for name in self.names if name in self._processes)
+
+    def url(self, name: str) -> str:
+        return f"http://{self._http[name]}"
+
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
+
+    async def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """End one node with a signal and wait until it is gone."""
+        process = self._processes.pop(name)
+        process.send_signal(number)
+        await process.wait()
+
+    async def start_node(self, name: str) -> None:
+        """Start a node that was killed, and wait until it is ready."""
+        await self._spawn(name)
+        await self.wait_ready(name)
+
+    async def stop(self) -> None:
+        """SIGTERM to all, SIGKILL to whoever does not go in time."""
+        processes = list(self._processes.values())
+        self._processes.clear()
+        for process in processes:
+            if process.returncode is None:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+        for process in processes:
+            try:
+                await asyncio.wait_for(process.wait(), STOP_WITHIN_SECONDS)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+    async def wait_ready(self, name: str) -> None:
+        """Returns when `/readyz` answers 200. Raises LocalClusterError if the process ends or takes too long."""
+        process = self._processes[name]
+        timeout = aiohttp.ClientTimeout(total=2)
+        async with aiohttp.ClientSession(timeout=timeout) as http:
+            for _ in range(int(READY_WITHIN_SECONDS / POLL_SECONDS)):
+                if process.returncode is not None:
+                    raise LocalClusterError(f"node {name} ended: {self._last_words(name)}")
+                try:
+                    async with http.get(f"{self.url(name)}/readyz") as response:
+                        if response.status == 200:
+                            return
+                except (aiohttp.ClientError, TimeoutError):
+                    pass  # not listening yet: that is what this loop waits for
+                await asyncio.sleep(POLL_SECONDS)
+        raise LocalClusterError(f"node {name} is not ready: {self._last_words(name)}")
+
+    def _config(self) -> str:
+        lines = [f"cluster: local-{os.urandom(4).hex()}", "data_dir: ./data", "nodes:"]
+        lines += [
+            f"  - {{name: {name}, http: '{self._http[name]}', raft: '{self._raft[name]}'}}"
+            for name in self.names
+        ]
+        return "\n".join(lines) + "\n"
+
+    async def _spawn(self, name: str) -> None:
+        command = ("serve", "--node", name, "--config", str(self.config_path))
+        with (self.directory / f"{name}.log").open("ab") as output:
+            self._processes[name] = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "holdfast",
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C goes to whoever owns the cluster, which then ends it
+            )
+
+    def _last_words(self, name: str) -> str:
+        text = (self.directory / f"{name}.log").read_text(errors="replace").strip()
+        return text[-500:] or "(it wrote nothing)"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that were free a moment ago, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()

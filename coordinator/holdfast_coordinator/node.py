@@ -1,0 +1,316 @@
+"""One coordinator node: the machine and the engine, and between them the way of an operation from its caller and back.
+
+    caller -> submit -> [submissions] -> leader's [batcher] -> log -> every node's machine -> the caller's node answers
+
+Rule: the answer to a caller comes from this node's own apply, never from a message. The machine is changed by `apply` alone. All
+of it runs in one thread, on one event loop. The node does not know HTTP, pysyncobj, or the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgpack
+import structlog
+
+from .batcher import TIME_PERIOD_MS, Batcher
+from .machine import Limits, Machine, decode_entry, decode_operation, encode_operation
+from .machine.operations import Acquire, Barrier, Operation, Origin, Release, Withdraw
+from .machine.outcomes import Outcome, Passed, Refused
+from .node_types import ClusterStatus, NodeState, NodeStatus, Unknown
+from .raft.ports import EnginePort
+from .submissions import Orphan, Submission, Submissions
+
+log = structlog.get_logger("holdfast.node")
+
+NO_LEADER_AFTER_MS: Final = 2_000
+"""How long an operation waits for a leader before it is refused: longer than one election, so that a failover is a delay."""
+
+UNKNOWN_AFTER_MS: Final = 5_000
+"""How long a caller waits for the apply of its operation before the answer is `unknown_outcome`."""
+
+FORWARD_AGAIN_MS: Final = 1_000
+"""An outstanding operation that made no progress for so long is sent to the leader again; the leader passes over repeats."""
+
+LAG_MS_MAX: Final = 1_000
+"""A node that has been behind for longer than this is not ready."""
+
+OPERATIONS_PER_MESSAGE_MAX: Final = 512
+RETRY_AFTER_MS: Final = 200
+MESSAGE_VERSION: Final = 1
+
+
+class Node:
+    """See the module. `engine_factory` is called with the node as the engine's `Host`; `clock_ns` is CLOCK_BOOTTIME in nanoseconds;
+    `members` maps each node's name to its (http, raft) addresses, for the status alone."""
+
+    def __init__(
+        self,
+        name: str,
+        engine_factory: Callable[[Node], EnginePort],
+        *,
+        clock_ns: Callable[[], int],
+        limits: Limits,
+        members: Mapping[str, tuple[str, str]],
+        session_ref_key: bytes,
+    ) -> None:
+        self.name = name
+        self.machine = Machine(limits)
+        self._clock_ns = clock_ns
+        self._members = members
+        self._session_ref_key = hashlib.blake2b(session_ref_key, digest_size=32).digest()
+        self._submissions = Submissions()
+        self._batcher = Batcher(clock_ns)
+        self._leader: str | None = None
+        self._caught_up_ns = clock_ns()
+        self._pump_scheduled = False
+        self._progress = (0, 0)
+        self._housekeeping: asyncio.TimerHandle | None = None
+        self.rejected_messages = 0
+        self.engine = engine_factory(self)
+
+    # -- life ------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Raises EngineFailure with a sentence for the operator if the engine cannot start."""
+        await self.engine.start()
+        self._on_timer()
+
+    async def stop(self) -> None:
+        """Callers that still wait get an unknown outcome."""
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+        await self.engine.stop()
+        submissions = self._submissions
+        for submission in (
+            *submissions.admitted,
+            *submissions.outstanding.values(),
+            *submissions.waiting.values(),
+        ):
+            self._answer(submission, Unknown("this node is stopping"))
+
+    # -- callers ---------------------------------------------------------------------------------------
+
+    async def submit(self, operation: Operation) -> Outcome | Unknown:
+        """The final outcome of `operation`. `Refused` is definite; `Unknown` says that it may or may not take effect. Cancelling
+        the call means that the caller has gone: its waiter is withdrawn, and a grant that nobody can ask for again is released."""
+        if self._submissions.full:
+            return Refused("overloaded", "too many operations are on their way through this node")
+        future: asyncio.Future[Outcome | Unknown] = asyncio.get_running_loop().create_future()
+        submission = Submission(operation, future, self._clock_ns())
+        self._submissions.admit(submission)
+        self._schedule_pump()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._give_back(self._submissions.abandon(submission))
+            raise
+
+    async def barrier(self) -> Refused | Unknown | None:
+        """None: everything acknowledged before this call is applied here, and `machine` may be read."""
+        outcome = await self.submit(Barrier())
+        if isinstance(outcome, Passed):
+            return None
+        if isinstance(outcome, Refused | Unknown):
+            return outcome
+        raise AssertionError(f"a barrier was answered with {type(outcome).__name__}")
+
+    def session_ref(self, session: str) -> str:
+        """What others may see of a session id: a keyed hash, the same on every node of this cluster."""
+        key = self._session_ref_key
+        return hashlib.blake2b(session.encode(), key=key, digest_size=8).hexdigest()
+
+    @property
+    def leader(self) -> str | None:
+        return self._leader
+
+    @property
+    def lag_ms(self) -> int:
+        """For how long this node has been behind what it knows to be committed, or has known no leader."""
+        return (self._clock_ns() - self._caught_up_ns) // 1_000_000
+
+    @property
+    def is_ready(self) -> bool:
+        return self._leader is not None and self.lag_ms <= LAG_MS_MAX
+
+    def status(self) -> ClusterStatus:
+        engine = self.engine
+        nodes = []
+        for name, (http, raft) in self._members.items():
+            state: NodeState = "unreachable"
+            if name == self._leader:
+                state = "leader"
+            elif name == self.name or name in engine.connected_peers:
+                state = "follower" if self._leader is not None else "unknown"
+            match_index = engine.last_index if name == self.name else engine.match_index.get(name)
+            nodes.append(NodeStatus(name, http, raft, state, match_index))
+        return ClusterStatus(
+            node=self.name,
+            leader=self._leader,
+            term=engine.term,
+            nodes=tuple(nodes),
+            commit_index=engine.commit_index,
+            applied_index=engine.applied_index,
+            cluster_time_ms=self.machine.cluster_time_ms,
+        )
+
+    # -- the engine's host -----------------------------------------------------------------------------
+
+    def next_batch(self, term: int) -> bytes | None:
+        engine = self.engine
+        return self._batcher.next_entry(
+            term,
+            last_index=engine.last_index,
+            commit_index=engine.commit_index,
+            has_deadlines=self.machine.has_deadlines,
+        )
+
+    def apply(self, index: int, term: int, payload: bytes) -> None:
+        boot = self.engine.boot
+        for origin, outcome in self.machine.apply(decode_entry(payload)):
+            if origin.node == self.name and origin.boot == boot:
+                self._give_back(self._submissions.settle(origin.sequence, outcome))
+
+    def on_message(self, peer: str, payload: bytes) -> None:
+        """Operations that `peer` forwards, because it believes that this node leads. If it does not, they are dropped: their origin
+        sends them to the leader that it hears of next."""
+        if not self.engine.is_leader:
+            return
+        try:
+            version, boot, first_sequence, raws = msgpack.unpackb(payload)
+            if version != MESSAGE_VERSION or not isinstance(raws, list):
+                raise ValueError("not a message of this version")
+            self._check_counter(boot)
+            self._check_counter(first_sequence)
+        except (ValueError, TypeError, msgpack.UnpackException):
+            self.rejected_messages += 1
+            log.warning("peer_message_rejected", peer=peer)
+            return
+        self._lead(self.engine.term)
+        self._batcher.offer(peer, boot, first_sequence, [decode_operation(raw) for raw in raws])
+        self.engine.wake()
+
+    def on_peer_connected(self, peer: str) -> None:
+        if peer == self._leader:
+            self._submissions.forward_again()
+            self._schedule_pump()
+
+    def on_leader(self, leader: str | None, term: int) -> None:
+        if leader != self._leader:
+            log.info("leader_changed", leader=leader, term=term)
+        self._leader = leader
+        self._submissions.forward_again()
+        if leader == self.name:
+            self._lead(term)
+        self._schedule_pump()
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _check_counter(value: Any) -> None:
+        if type(value) is not int or not 0 < value < 2**53:
+            raise ValueError("not a counter")
+
+    def _lead(self, term: int) -> None:
+        if self._batcher.term != term:
+            self._batcher.begin(term)
+
+    def _schedule_pump(self) -> None:
+        """Whatever is submitted in one turn of the loop goes out together."""
+        if not self._pump_scheduled:
+            self._pump_scheduled = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_scheduled = False
+        leader = self._leader
+        if leader is None:
+            return
+        submissions = self._submissions
+        submissions.number_admitted()
+        while True:
+            first, operations = submissions.to_forward(OPERATIONS_PER_MESSAGE_MAX)
+            if not operations:
+                return
+            if leader == self.name:
+                self._batcher.offer(self.name, self.engine.boot, first, operations)
+                self.engine.wake()
+            elif not self._send(leader, first, operations):
+                return  # housekeeping or the next connection sends it again
+            submissions.forwarded = first + len(operations) - 1
+
+    def _send(self, leader: str, first: int, operations: list[Operation]) -> bool:
+        raws = [encode_operation(operation) for operation in operations]
+        return self.engine.send(
+            leader, msgpack.packb((MESSAGE_VERSION, self.engine.boot, first, raws))
+        )
+
+    def _give_back(self, orphan: Orphan | None) -> None:
+        """Propose what undoes the request of a caller that has gone. Bounded like any submission: one that finds no room is left to
+        the end of its wait or of its lease."""
+        if orphan is None or self._submissions.full:
+            return
+        operation: Operation
+        if orphan.grant is not None:
+            operation = Release(orphan.grant.session, orphan.grant.token)
+        else:
+            operation = Withdraw(Origin(self.name, self.engine.boot, orphan.submission.sequence))
+        future: asyncio.Future[Outcome | Unknown] = asyncio.get_running_loop().create_future()
+        self._submissions.admit(Submission(operation, future, self._clock_ns()))
+        self._schedule_pump()
+
+    def keep_house(self) -> None:
+        """Four times a second: callers that have waited long enough, a leader that made no progress, the passing of time."""
+        now_ns = self._clock_ns()
+        engine = self.engine
+        if self._leader is not None and engine.applied_index >= engine.commit_index:
+            self._caught_up_ns = now_ns
+        self._answer_overdue(now_ns)
+        self._retry_stalled(now_ns)
+        if engine.is_leader:
+            engine.wake()
+
+    def _on_timer(self) -> None:
+        self.keep_house()
+        loop = asyncio.get_running_loop()
+        self._housekeeping = loop.call_later(TIME_PERIOD_MS / 1000, self._on_timer)
+
+    def _answer_overdue(self, now_ns: int) -> None:
+        submissions = self._submissions
+        no_leader_ns = now_ns - NO_LEADER_AFTER_MS * 1_000_000
+        while submissions.admitted and submissions.admitted[0].admitted_ns <= no_leader_ns:
+            refusal = Refused("no_leader", "the cluster has no leader that this node can reach")
+            self._answer(submissions.admitted.popleft(), refusal)
+        unknown_ns = now_ns - UNKNOWN_AFTER_MS * 1_000_000
+        for submission in submissions.outstanding.values():
+            if submission.admitted_ns > unknown_ns:
+                break
+            self._answer(submission, Unknown("not decided in time; ask again"))
+            submission.abandoned = True
+        for sequence, submission in list(submissions.waiting.items()):
+            operation = submission.operation
+            wait_ms = operation.wait_ms if isinstance(operation, Acquire) else 0
+            if submission.admitted_ns <= unknown_ns - wait_ms * 1_000_000:
+                self._answer(submission, Unknown("the end of the wait was not decided in time"))
+                del submissions.waiting[sequence]
+                self._give_back(Orphan(submission))
+
+    def _retry_stalled(self, now_ns: int) -> None:
+        """The oldest outstanding operation has been the oldest for a while: what was sent may be lost."""
+        oldest = next(iter(self._submissions.outstanding), 0)
+        since_ns, oldest_before = self._progress
+        if oldest != oldest_before or oldest == 0:
+            self._progress = (now_ns, oldest)
+        elif now_ns - since_ns >= FORWARD_AGAIN_MS * 1_000_000:
+            self._progress = (now_ns, oldest)
+            self._submissions.forward_again()
+        if self._submissions.admitted or oldest:
+            self._schedule_pump()
+
+    @staticmethod
+    def _answer(submission: Submission, answer: Outcome | Unknown) -> None:
+        if not submission.future.done():
+            submission.future.set_result(answer)

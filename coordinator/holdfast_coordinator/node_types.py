@@ -1,0 +1,100 @@
+"""What the HTTP layer needs of a node, as a port, and the plain values that pass through it.
+
+Rule: types only. `Node` (node.py) fulfils `NodePort`; so does a fake in the tests, which is how the whole HTTP layer is tested
+without Raft. This module knows the machine's vocabulary and neither HTTP nor the engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from holdfast_coordinator.machine import Machine
+    from holdfast_coordinator.machine.operations import Operation
+    from holdfast_coordinator.machine.outcomes import Outcome, Refused
+
+NodeState = Literal["leader", "follower", "candidate", "unreachable", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The operation may or may not have taken effect, or may yet. The caller asks again under the same request id."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """One member as the answering node sees it.
+
+    `http` is a URL's authority (`127.0.0.1:7601`) or URL, `raft` is `host:port`. `match_index` is the last log index that the member
+    is known to have on disk; only the leader knows it of others, everybody else says None.
+    """
+
+    name: str
+    http: str
+    raft: str
+    state: NodeState
+    match_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """The cluster as one node sees it, at this instant and without asking anybody.
+
+    `leader_changes` counts the leaders that this process has seen come; `rejected` counts, by reason, peer frames that the shield
+    refused. Both start at 0 with the process and are for metrics only.
+    """
+
+    node: str
+    leader: str | None
+    term: int
+    nodes: tuple[NodeStatus, ...]
+    commit_index: int
+    applied_index: int
+    cluster_time_ms: int
+    cluster: str = ""
+    leader_changes: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+
+
+class NodePort(Protocol):
+    """A node, as the HTTP layer uses it. Everything is called from the one event-loop thread."""
+
+    @property
+    def machine(self) -> Machine:
+        """The replicated lock table as applied here. Read it without awaiting in between; never apply to it."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """A leader is known and what is applied here is close to what is committed."""
+        ...
+
+    @property
+    def lag_ms(self) -> int | None:
+        """Milliseconds since this node last knew that it had applied everything committed. None: it never has."""
+        ...
+
+    async def submit(
+        self, operation: Operation, *, timeout_ms: int | None = None
+    ) -> Outcome | Unknown:
+        """The final outcome of `operation`. `Refused("no_leader" | "overloaded")` is definite; `Unknown` is not.
+
+        Cancelling the awaiting task says that the caller has gone: the node withdraws what waits, and releases a grant that nobody
+        can ask for again. `timeout_ms` is in addition to an acquire's own `wait_ms`; None is the node's default.
+        """
+        ...
+
+    async def barrier(self) -> Refused | Unknown | None:
+        """None: the machine may be read now and the answer is linearizable."""
+        ...
+
+    def status(self) -> ClusterStatus: ...
+
+    def session_ref(self, session: str) -> str:
+        """A keyed hash of a session's id: the same on every node of this cluster, and useless for acting as that session."""
+        ...

@@ -1,0 +1,127 @@
+"""The origin's half of the node: every operation that entered the cluster here, until its caller has an answer.
+
+Rule: sequence numbers are given out when an operation is about to be forwarded, without gaps; from then on it is forwarded, after
+each change of the leader again, until this node itself has applied it. Only what never got a number may be refused as
+`no_leader`; whoever stops waiting for a numbered operation has an unknown outcome.
+
+    admitted --leader known--> outstanding --applied--> answered
+                                   |                       ^
+                                   +--applied: Queued--> waiting
+
+It does not know the network or the engine: the node moves what it says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from .machine.operations import Acquire, Operation
+from .machine.outcomes import Granted, Outcome, Queued
+from .node_types import Unknown
+
+IN_FLIGHT_MAX: Final = 4_096
+"""Operations admitted here and not yet applied. Beyond it the answer is `overloaded`, before a number is given out."""
+
+WAITING_MAX: Final = 50_000
+"""Acquires of callers of this node that wait in a queue of the machine."""
+
+
+@dataclass(slots=True, eq=False)
+class Submission:
+    """One operation and the caller that waits for it. `sequence` is 0 until it has been numbered."""
+
+    operation: Operation
+    future: asyncio.Future[Outcome | Unknown]
+    admitted_ns: int
+    sequence: int = 0
+    abandoned: bool = False
+
+    @property
+    def nameless_acquire(self) -> bool:
+        """Nobody can ask again for what this acquires."""
+        return isinstance(self.operation, Acquire) and self.operation.request_id is None
+
+
+@dataclass(slots=True)
+class Orphan:
+    """What is left in the cluster of a caller that has gone: the node has to give it back."""
+
+    submission: Submission
+    grant: Granted | None = None
+
+
+@dataclass(slots=True)
+class Submissions:
+    """All submissions of this boot of this node. The three collections are disjoint."""
+
+    admitted: deque[Submission] = field(default_factory=deque)
+    outstanding: dict[int, Submission] = field(default_factory=dict)
+    waiting: dict[int, Submission] = field(default_factory=dict)
+    last_sequence: int = 0
+    forwarded: int = 0
+
+    @property
+    def full(self) -> bool:
+        in_flight = len(self.admitted) + len(self.outstanding)
+        return in_flight >= IN_FLIGHT_MAX or len(self.waiting) >= WAITING_MAX
+
+    def admit(self, submission: Submission) -> None:
+        self.admitted.append(submission)
+
+    def number_admitted(self) -> None:
+        """A leader is known: everything admitted gets its number. Callers that have gone meanwhile leave no trace."""
+        while self.admitted:
+            submission = self.admitted.popleft()
+            if submission.abandoned or submission.future.done():
+                continue
+            self.last_sequence += 1
+            submission.sequence = self.last_sequence
+            self.outstanding[self.last_sequence] = submission
+
+    def forward_again(self) -> None:
+        """Whatever is outstanding may be lost: the leader, the term, or the connection is another one."""
+        self.forwarded = 0
+
+    def to_forward(self, count_max: int) -> tuple[int, list[Operation]]:
+        """The next run of outstanding operations that the present leader has not been sent: first sequence, operations."""
+        if self.forwarded >= self.last_sequence or not self.outstanding:
+            return 0, []
+        oldest = next(iter(self.outstanding))
+        first = max(self.forwarded + 1, oldest)
+        last = min(self.last_sequence, first + count_max - 1)
+        return first, [self.outstanding[sequence].operation for sequence in range(first, last + 1)]
+
+    def settle(self, sequence: int, outcome: Outcome) -> Orphan | None:
+        """This node has applied operation `sequence`, or ended the wait of it. Answers the caller; the answer says what a caller
+        that has gone leaves behind."""
+        submission = self.outstanding.pop(sequence, None)
+        if isinstance(outcome, Queued):
+            if submission is None:
+                return None
+            self.waiting[sequence] = submission
+            return Orphan(submission) if submission.abandoned else None
+        if submission is None:
+            submission = self.waiting.pop(sequence, None)
+        if submission is None:
+            return None
+        if not submission.future.done():
+            submission.future.set_result(outcome)
+            return None
+        if isinstance(outcome, Granted) and submission.nameless_acquire:
+            return Orphan(submission, outcome)
+        return None
+
+    def abandon(self, submission: Submission) -> Orphan | None:
+        """The caller has gone. A waiter has to be withdrawn now; a grant that was decided but not taken has to be given back."""
+        submission.abandoned = True
+        future = submission.future
+        if future.done() and not future.cancelled():
+            outcome = future.result()
+            if isinstance(outcome, Granted) and submission.nameless_acquire:
+                return Orphan(submission, outcome)
+            return None
+        future.cancel()
+        return Orphan(submission) if submission.sequence in self.waiting else None
