@@ -48,6 +48,7 @@ class Code(StrEnum):
     TOO_LARGE = "too_large"  # 413: send less
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"  # 415: JSON or msgpack
     LIMIT_REACHED = "limit_reached"  # 429: a named limit; later
+    INTERNAL = "internal"  # 500: a fault of the server, which has logged it; may have taken effect
     NO_LEADER = "no_leader"  # 503: took no effect; try again, or another node
     OVERLOADED = "overloaded"  # 503: took no effect; try again after `retry_after_ms`
     UNKNOWN_OUTCOME = "unknown_outcome"  # 504: may have taken effect; ask again with the same request id
@@ -69,6 +70,7 @@ HTTP_STATUS: Final[dict[Code, int]] = {
     Code.TOO_LARGE: 413,
     Code.UNSUPPORTED_MEDIA_TYPE: 415,
     Code.LIMIT_REACHED: 429,
+    Code.INTERNAL: 500,
     Code.NO_LEADER: 503,
     Code.OVERLOADED: 503,
     Code.UNKNOWN_OUTCOME: 504,

@@ -44,8 +44,7 @@ class LocalCluster:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.config_path.write_text(self._config())
         try:
-            await asyncio.gather(*(self._spawn(name) for name in self.names))
-            await asyncio.gather(*(self.wait_ready(name) for name in self.names))
+            await self.start(*self.names)
         except BaseException:
             await self.stop()
             raise
@@ -83,10 +82,10 @@ class LocalCluster:
         process.send_signal(number)
         await process.wait()
 
-    async def start_node(self, name: str) -> None:
-        """Start a node that was killed, and wait until it is ready."""
-        await self._spawn(name)
-        await self.wait_ready(name)
+    async def start(self, *names: str) -> None:
+        """Start nodes that are not running, and wait until each is ready. (A majority must be running then.)"""
+        await asyncio.gather(*(self._spawn(name) for name in names))
+        await asyncio.gather(*(self.wait_ready(name) for name in names))
 
     async def stop(self) -> None:
         """SIGTERM to all, SIGKILL to whoever does not go in time."""

@@ -54,12 +54,14 @@ class Node:
         *,
         clock_ns: Callable[[], int],
         limits: Limits,
+        cluster: str,
         members: Mapping[str, tuple[str, str]],
         session_ref_key: bytes,
     ) -> None:
         self.name = name
         self.machine = Machine(limits)
         self._clock_ns = clock_ns
+        self._cluster = cluster
         self._members = members
         self._session_ref_key = hashlib.blake2b(session_ref_key, digest_size=32).digest()
         self._submissions = Submissions()
@@ -70,6 +72,9 @@ class Node:
         self._progress = (0, 0)
         self._housekeeping: asyncio.TimerHandle | None = None
         self.rejected_messages = 0
+        self._leader_changes = 0
+        self.apply_observer: Callable[[float], None] | None = None
+        """Told the seconds that each apply of an entry took."""
         self.engine = engine_factory(self)
 
     # -- life ------------------------------------------------------------------------------------------
@@ -155,6 +160,9 @@ class Node:
             commit_index=engine.commit_index,
             applied_index=engine.applied_index,
             cluster_time_ms=self.machine.cluster_time_ms,
+            cluster=self._cluster,
+            leader_changes=self._leader_changes,
+            rejected={**engine.rejected, "application": self.rejected_messages},
         )
 
     # -- the engine's host -----------------------------------------------------------------------------
@@ -169,10 +177,13 @@ class Node:
         )
 
     def apply(self, index: int, term: int, payload: bytes) -> None:
+        began_ns = self._clock_ns()
         boot = self.engine.boot
         for origin, outcome in self.machine.apply(decode_entry(payload)):
             if origin.node == self.name and origin.boot == boot:
                 self._give_back(self._submissions.settle(origin.sequence, outcome))
+        if self.apply_observer is not None:
+            self.apply_observer((self._clock_ns() - began_ns) / 1e9)
 
     def on_message(self, peer: str, payload: bytes) -> None:
         """Operations that `peer` forwards, because it believes that this node leads. If it does not, they are dropped: their origin
@@ -200,6 +211,7 @@ class Node:
 
     def on_leader(self, leader: str | None, term: int) -> None:
         if leader != self._leader:
+            self._leader_changes += leader is not None
             log.info("leader_changed", leader=leader, term=term)
         self._leader = leader
         self._submissions.forward_again()

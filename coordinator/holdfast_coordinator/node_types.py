@@ -30,8 +30,8 @@ class Unknown:
 class NodeStatus:
     """One member as the answering node sees it.
 
-    `http` is a URL's authority (`127.0.0.1:7601`) or URL, `raft` is `host:port`. `match_index` is the last log index that the member
-    is known to have on disk; only the leader knows it of others, everybody else says None.
+    `http` is a URL (`http://127.0.0.1:7601`), `raft` is `host:port`. `match_index` is the last log index that the
+    member is known to have on disk; only the leader knows it of others, everybody else says None.
     """
 
     name: str
@@ -79,13 +79,11 @@ class NodePort(Protocol):
         """Milliseconds since this node last knew that it had applied everything committed. None: it never has."""
         ...
 
-    async def submit(
-        self, operation: Operation, *, timeout_ms: int | None = None
-    ) -> Outcome | Unknown:
+    async def submit(self, operation: Operation) -> Outcome | Unknown:
         """The final outcome of `operation`. `Refused("no_leader" | "overloaded")` is definite; `Unknown` is not.
 
         Cancelling the awaiting task says that the caller has gone: the node withdraws what waits, and releases a grant that nobody
-        can ask for again. `timeout_ms` is in addition to an acquire's own `wait_ms`; None is the node's default.
+        can ask for again.
         """
         ...
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import structlog
 
 from .config import ClusterConfig
+from .http import HttpFailure, Metrics, start_http
 from .node import Node
 from .raft import Engine, EngineConfig, EngineFailure
 from .raft.ports import EnginePort
@@ -35,45 +36,50 @@ def run(config: ClusterConfig, node: str) -> int:
 
 
 async def _serve(config: ClusterConfig, name: str) -> int:
-    from .http import start_http
-
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    address = config.node(name).http
+    metrics = Metrics()
     node, engine = build(config, name)
+    node.apply_observer = metrics.observe_apply
     try:
         await node.start()
-    except EngineFailure as failure:
-        _tell_operator(f"node {name} cannot start: {failure}")
-        return EXIT_CONFIGURATION
-    host, port = config.node(name).http_address
-    try:
-        http = await start_http(node, host, port)
-    except OSError as error:
-        _tell_operator(f"node {name} cannot listen on {host}:{port}: {error.strerror}")
+        engine.stats.fsync_observer = metrics.observe_fsync
+        http = await start_http(
+            node,
+            address.host,
+            address.port,
+            machine_limits=config.machine_limits,
+            http_limits=config.http_limits,
+            metrics=metrics,
+        )
+    except (EngineFailure, HttpFailure) as failure:
+        sys.stderr.write(f"holdfast: node {name} cannot start: {failure}\n")
         await node.stop()
         return EXIT_CONFIGURATION
-    log.info("serving", node=name, http=f"{host}:{port}", data_dir=str(config.data_dir / name))
+    log.info("serving", node=name, http=str(address), data_dir=str(config.node(name).data_dir))
     stopped = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({stopped, engine.failed}, return_when=asyncio.FIRST_COMPLETED)
-    failure = engine.failed.exception() if engine.failed.done() else None
-    if failure is not None:
-        log.error("node_failed", node=name, reason=str(failure))
+    await asyncio.wait((stopped, engine.failed), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    await http.cleanup()
+    reason = engine.failed.exception() if engine.failed.done() else None
+    if reason is not None:
+        log.error("node_failed", node=name, reason=str(reason))
+    await http.close()
     await node.stop()
-    return EXIT_OK if failure is None else EXIT_FAILED
+    return EXIT_OK if reason is None else EXIT_FAILED
 
 
 def build(config: ClusterConfig, name: str) -> tuple[Node, Engine]:
     """The node `name` of `config` on its real engine and clock; nothing is started."""
+    secret = config.secret.reveal()
     engine_config = EngineConfig(
         node=name,
         cluster=config.cluster,
-        secret=config.secret_bytes,
-        members={member.name: member.raft_address for member in config.nodes},
-        data_dir=config.data_dir / name,
+        secret=secret,
+        members=config.members,
+        data_dir=config.node(name).data_dir,
         heartbeat_ms=config.timing.heartbeat_ms,
         election_ms=(config.timing.election_ms_min, config.timing.election_ms_max),
     )
@@ -88,14 +94,13 @@ def build(config: ClusterConfig, name: str) -> tuple[Node, Engine]:
         factory,
         clock_ns=boot_time_ns,
         limits=config.machine_limits,
-        members={member.name: (member.http, member.raft) for member in config.nodes},
-        session_ref_key=config.cluster.encode() + config.secret_bytes,
+        cluster=config.cluster,
+        members={
+            member.name: (f"http://{member.http}", str(member.raft)) for member in config.nodes
+        },
+        session_ref_key=config.cluster.encode() + secret,
     )
     return node, engines[0]
-
-
-def _tell_operator(sentence: str) -> None:
-    sys.stderr.write(f"holdfast: {sentence}\n")
 
 
 def boot_time_ns() -> int:

@@ -115,7 +115,7 @@ async def test_kill_minus_9_of_the_leader_costs_one_election(caller: Caller) -> 
         assert grant["token"] > token
         token = grant["token"]
         assert await caller.release(survivor, grant) == 200
-    await caller.cluster.start_node(leader)
+    await caller.cluster.start(leader)
     grant = await granted_within(caller, leader, FAILOVER_SECONDS_MAX)
     assert grant["token"] > token
 
@@ -125,9 +125,7 @@ async def test_held_locks_survive_the_death_of_all_nodes(caller: Caller) -> None
     _, grant = await caller.acquire("n1", ttl_ms=60_000)
     for name in caller.cluster.names:
         await caller.cluster.kill(name)
-    for name in caller.cluster.names:
-        await caller.cluster.start_node(name)
-    await caller.leader()
+    await caller.cluster.start(*caller.cluster.names)
     holders = await caller.holders("n2")
     assert [holder["token"] for holder in holders] == [grant["token"]]
     assert holders[0]["remaining_ms"] > 50_000

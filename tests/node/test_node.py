@@ -34,6 +34,7 @@ class Cluster:
             lambda node: self.log.attach(name, node),
             clock_ns=lambda: self.now_ns,
             limits=Limits(),
+            cluster="test",
             members={member: (f"http-{member}", f"raft-{member}") for member in self.names},
             session_ref_key=b"test",
         )

@@ -85,7 +85,15 @@ class Malformed:
 
 
 Operation = (
-    OpenSession | RenewSession | CloseSession | Acquire | Release | Cancel | Withdraw | Barrier | Malformed
+    OpenSession
+    | RenewSession
+    | CloseSession
+    | Acquire
+    | Release
+    | Cancel
+    | Withdraw
+    | Barrier
+    | Malformed
 )
 
 

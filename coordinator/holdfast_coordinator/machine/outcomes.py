@@ -98,6 +98,8 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Withdrawn:
+    """The outcome of a Withdraw, and also the final one of the waiter that it took away: its caller had gone."""
+
     removed: bool
 
 
@@ -126,5 +128,15 @@ class Refused:
 
 
 Outcome = (
-    SessionOpened | Renewed | Closed | Granted | Queued | Released | Cancelled | Withdrawn | Passed | Detached | Refused
+    SessionOpened
+    | Renewed
+    | Closed
+    | Granted
+    | Queued
+    | Released
+    | Cancelled
+    | Withdrawn
+    | Passed
+    | Detached
+    | Refused
 )

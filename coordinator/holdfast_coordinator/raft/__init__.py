@@ -1,1 +1,6 @@
 """The replicated log: pysyncobj 0.3.17, shielded. The only package that may import it."""
+
+from holdfast_coordinator.raft.engine import Engine, EngineConfig, EngineStats
+from holdfast_coordinator.raft.errors import EngineFailure
+
+__all__ = ["Engine", "EngineConfig", "EngineFailure", "EngineStats"]

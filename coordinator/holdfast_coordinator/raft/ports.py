@@ -58,6 +58,10 @@ class EnginePort(Protocol):
     @property
     def connected_peers(self) -> frozenset[str]: ...
 
+    @property
+    def rejected(self) -> Mapping[str, int]:
+        """How much of what peers sent was refused, by reason."""
+
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...

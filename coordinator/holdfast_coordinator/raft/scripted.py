@@ -43,6 +43,10 @@ class ScriptedEngine:
     def connected_peers(self) -> frozenset[str]:
         return frozenset(self.log.engines) - {self.name}
 
+    @property
+    def rejected(self) -> Mapping[str, int]:
+        return {}
+
     async def start(self) -> None:
         return None
 

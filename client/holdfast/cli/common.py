@@ -1,0 +1,104 @@
+"""What several commands share: how the cluster is named, how an answer is printed, what an error becomes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+
+import click
+from rich.console import Console
+
+import holdfast
+from holdfast.cli import exit_codes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+ENDPOINTS_DEFAULT: Final = "http://127.0.0.1:7601,http://127.0.0.1:7602,http://127.0.0.1:7603"
+"""The cluster that `holdfast up` starts from the cluster.yml in the repository."""
+ANSWER_SECONDS: Final = 5.0
+"""A person waits for the answer: long enough for an election, short enough not to look hung."""
+
+Command = TypeVar("Command", bound="Callable[..., object]")
+Result = TypeVar("Result")
+
+
+def endpoints_option(command: Command) -> Command:
+    return click.option(
+        "--endpoints",
+        envvar="HOLDFAST_ENDPOINTS",
+        default=ENDPOINTS_DEFAULT,
+        show_default=True,
+        show_envvar=True,
+        metavar="URLS",
+        help="The nodes, separated by commas; any of them will do.",
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for scripts.")(
+        command
+    )
+
+
+def connect(endpoints: str, *, ttl: float = 10.0, owner: str | None = None) -> holdfast.AsyncClient:
+    """A client for one command. Exits with a sentence when `endpoints` is no list of URLs."""
+    try:
+        return holdfast.connect(endpoints, ttl=ttl, owner=owner, timeout=ANSWER_SECONDS)
+    except (ValueError, holdfast.HoldfastError) as error:
+        fail(f"--endpoints: {error}", exit_codes.USAGE)
+
+
+def default_owner() -> str:
+    """What others see as the holder: enough to find the process, nothing about the person."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def say(sentence: str) -> None:
+    """To the person: standard error, since standard output belongs to answers and to the commands that `lock` runs."""
+    click.echo(f"holdfast: {sentence}", err=True)
+
+
+def fail(sentence: str, exit_code: int) -> NoReturn:
+    """Say it and end the command."""
+    say(sentence)
+    raise click.exceptions.Exit(exit_code)
+
+
+def print_json(value: object) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def console() -> Console:
+    return Console(file=sys.stdout, highlight=False, emoji=False)
+
+
+def run(main: Coroutine[Any, Any, Result]) -> Result:
+    """Run a command's coroutine; what the cluster refused becomes a sentence and an exit code."""
+    with errors_as_exit_codes():
+        return asyncio.run(main)
+
+
+@contextlib.contextmanager
+def errors_as_exit_codes() -> Iterator[None]:
+    try:
+        yield
+    except holdfast.HoldfastError as error:
+        raise click.exceptions.Exit(report(error)) from error
+
+
+def report(error: holdfast.HoldfastError) -> int:
+    """Say what went wrong; the exit code that goes with it."""
+    say(str(error) or type(error).__name__)
+    if isinstance(error, holdfast.BadRequest):
+        return exit_codes.USAGE
+    if isinstance(error, holdfast.LockLost | holdfast.SessionLost):
+        return exit_codes.LOST
+    if isinstance(error, holdfast.Unreachable | holdfast.UnknownOutcome):
+        return exit_codes.UNREACHABLE
+    return exit_codes.FAILED

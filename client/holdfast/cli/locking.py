@@ -1,0 +1,209 @@
+"""`lock`: run a command while holding a lock, with the manners of flock(1).
+
+Rule: the command never runs without the lock. It is started after the grant and stopped when the lock is lost; its own status
+is ours in every other case. What is printed goes to standard error: standard output is the command's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import click
+
+import holdfast
+from holdfast import wire
+from holdfast.cli import exit_codes
+from holdfast.cli.child import SignalRelay, run_child
+from holdfast.cli.common import connect, default_owner, endpoints_option, report, say
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TTL_SECONDS_DEFAULT: Final = 10.0
+GRACE_SECONDS_DEFAULT: Final = 5.0
+"""Between SIGTERM and SIGKILL when the lock is lost; what `consul lock` gives."""
+EXIT_CODE_MAX: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the options of one `holdfast lock` ask for. `wait`: seconds, None: as long as it takes."""
+
+    endpoints: str
+    key: str
+    command: tuple[str, ...]
+    wait: float | None
+    conflict_exit_code: int
+    ttl: float
+    grace: float
+    owner: str
+
+
+@click.command(
+    short_help="Run a command while holding a lock.",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.option("-n", "--nonblock", is_flag=True, help="Fail at once if somebody else holds the key.")
+@click.option(
+    "-w",
+    "--wait",
+    type=click.FloatRange(min=0),
+    metavar="SEC",
+    help="Wait at most this long. Without -n and -w: as long as it takes.",
+)
+@click.option(
+    "-E",
+    "--conflict-exit-code",
+    type=click.IntRange(0, EXIT_CODE_MAX),
+    default=exit_codes.CONFLICT,
+    show_default=True,
+    metavar="CODE",
+    help="The exit code when the key is held, or was for all of -w.",
+)
+@click.option(
+    "--ttl",
+    type=click.FloatRange(wire.TTL_MS_MIN / 1000, wire.TTL_MS_MAX / 1000),
+    default=TTL_SECONDS_DEFAULT,
+    show_default=True,
+    metavar="SEC",
+    help="How long the lock outlives this process if it dies without a word. It is renewed while the command runs.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=GRACE_SECONDS_DEFAULT,
+    show_default=True,
+    metavar="SEC",
+    help="When the lock is lost: how long between SIGTERM and SIGKILL for the command.",
+)
+@click.option(
+    "--owner", metavar="TEXT", help="How others see the holder (host:process id by default)."
+)
+@endpoints_option
+@click.argument("key")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
+def lock(
+    nonblock: bool,
+    wait: float | None,
+    conflict_exit_code: int,
+    ttl: float,
+    grace: float,
+    owner: str | None,
+    endpoints: str,
+    key: str,
+    command: tuple[str, ...],
+) -> None:
+    """Acquire KEY, run COMMAND, release KEY.
+
+    \b
+      holdfast lock -n nightly-report -- ./report.sh
+      holdfast lock -w 30 -E 99 payments/1234/collect -- python collect.py 1234
+
+    COMMAND runs in a process group of its own, with HOLDFAST_LOCK (the key), HOLDFAST_TOKEN (give it to whatever the
+    lock protects, which must refuse a lower one) and HOLDFAST_DEADLINE (until when the lock holds if it can not be
+    renewed any more: seconds on CLOCK_BOOTTIME, the first number of /proc/uptime). Signals are passed on to it;
+    while the lock is waited for, they end the waiting.
+
+    \b
+    Exit codes: that of COMMAND, or 128+n if signal n killed it; and:
+      1 (or -E)  the key is held, or was for all of -w; COMMAND was not run
+      2          wrong arguments        126/127  COMMAND cannot be executed / does not exist
+      69         no node answered, or none could
+      75         the lock was lost; COMMAND was stopped (SIGTERM, after --grace SIGKILL)
+      128+n      signal n ended the waiting; COMMAND was not run
+    """
+    if nonblock and wait is not None:
+        raise click.UsageError("-n and -w exclude each other: -n does not wait at all")
+    arguments = command[1:] if command[0] == "--" else command
+    if not arguments:
+        raise click.UsageError("there is no command to run after --")
+    request = _Request(
+        endpoints=endpoints,
+        key=key,
+        command=arguments,
+        wait=0.0 if nonblock else wait,
+        conflict_exit_code=conflict_exit_code,
+        ttl=ttl,
+        grace=grace,
+        owner=owner if owner is not None else default_owner(),
+    )
+    raise click.exceptions.Exit(asyncio.run(_lock(request)))
+
+
+async def _lock(request: _Request) -> int:
+    interrupted_by: list[signal.Signals] = []
+
+    def interrupted(number: signal.Signals) -> None:
+        interrupted_by.append(number)
+        work.cancel()
+
+    with SignalRelay(interrupted) as relay:
+        work = asyncio.ensure_future(_run_with_lock(request, relay))
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if not interrupted_by:
+                raise
+            return 128 + interrupted_by[0]
+
+
+async def _run_with_lock(request: _Request, relay: SignalRelay) -> int:
+    """The exit code. Cancelled while it waits: the client withdraws the request, so that nothing is left in the queue."""
+    ended: int | None = None
+    try:
+        async with (
+            connect(request.endpoints, ttl=request.ttl, owner=request.owner) as client,
+            client.lock(request.key, wait=request.wait) as grant,
+        ):
+            ended = exit_codes.of_child(
+                await run_child(
+                    request.command,
+                    _environment(request.key, grant),
+                    relay,
+                    grace=request.grace,
+                    stopping=lambda: say(f"lost the lock {request.key!r}; stopping the command"),
+                )
+            )
+            return ended
+    except OSError as error:
+        say(f"cannot run {request.command[0]!r}: {error.strerror}")
+        return (
+            exit_codes.NOT_FOUND
+            if isinstance(error, FileNotFoundError)
+            else exit_codes.NOT_EXECUTABLE
+        )
+    except holdfast.NotAcquired as error:
+        say(_conflict(request.key, error))
+        return request.conflict_exit_code
+    except holdfast.HoldfastError as error:
+        code = report(error)
+        # Only a lost lock outweighs how the command ended: that its release went unheard does not undo its work.
+        return code if ended is None or isinstance(error, holdfast.LockLost) else ended
+
+
+def _environment(key: str, grant: holdfast.Grant) -> Mapping[str, str]:
+    deadline = _boot_seconds() + grant.remaining()
+    return {
+        **os.environ,
+        "HOLDFAST_LOCK": key,
+        "HOLDFAST_TOKEN": str(grant.token),
+        "HOLDFAST_DEADLINE": f"{deadline:.3f}",
+    }
+
+
+def _boot_seconds() -> float:
+    """The clock of the deadline; where there is no CLOCK_BOOTTIME (macOS) the one that stands in for it in the client."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _conflict(key: str, error: holdfast.NotAcquired) -> str:
+    if not error.holders:
+        return f"{key!r} was not acquired: {error.code}"
+    holder = error.holders[0]
+    owner = holder.owner or f"session {holder.session_ref or 'unknown'}"
+    return f"{key!r} is held by {owner} (token {holder.token}), for another {holder.remaining:.1f} s unless renewed"

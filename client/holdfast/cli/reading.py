@@ -1,0 +1,169 @@
+"""`status`, `ls` and `show`: the commands that look and change nothing. Every read is linearizable unless it says otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+import holdfast
+from holdfast import wire
+from holdfast.cli import exit_codes
+from holdfast.cli.common import (
+    connect,
+    console,
+    endpoints_option,
+    json_option,
+    print_json,
+    run,
+    say,
+)
+
+
+@click.command(short_help="How the cluster is: who leads, who answers, who lags.")
+@endpoints_option
+@json_option
+def status(endpoints: str, as_json: bool) -> None:
+    """Ask every node how it sees the cluster.
+
+    \b
+    Exit codes: 0 some node knows a leader; 69 none does, or none answered: no lock can be granted now.
+    """
+    views = run(_statuses(endpoints))
+    answers = {url: view for url, view in views.items() if isinstance(view, holdfast.ClusterInfo)}
+    best = max(
+        answers.values(), key=lambda view: (view.leader is not None, view.term), default=None
+    )
+    if as_json:
+        print_json(_status_json(views, best))
+    else:
+        _print_status(views, best)
+    if best is None or best.leader is None:
+        say(
+            "no node answered"
+            if best is None
+            else "no leader: the nodes that answer have not elected one"
+        )
+        raise click.exceptions.Exit(exit_codes.UNREACHABLE)
+
+
+Views = dict[str, "holdfast.ClusterInfo | holdfast.HoldfastError"]
+
+
+async def _statuses(endpoints: str) -> Views:
+    async with connect(endpoints) as client:
+        return await client.statuses()
+
+
+def _status_json(views: Views, best: holdfast.ClusterInfo | None) -> dict[str, Any]:
+    return {
+        "leader": best.leader if best else None,
+        "term": best.term if best else None,
+        "endpoints": {
+            url: view.raw if isinstance(view, holdfast.ClusterInfo) else {"error": str(view)}
+            for url, view in views.items()
+        },
+    }
+
+
+def _print_status(views: Views, best: holdfast.ClusterInfo | None) -> None:
+    if best is not None:
+        click.echo(f"leader {best.leader or 'unknown'}, term {best.term}")
+    table = Table(box=None, pad_edge=False)
+    for title in ("ENDPOINT", "NODE", "STATE", "APPLIED", "COMMITTED"):
+        table.add_column(title, overflow="fold")
+    for url, view in views.items():
+        if isinstance(view, holdfast.ClusterInfo):
+            state = next((node.state for node in view.nodes if node.name == view.node), "unknown")
+            numbers = (str(view.applied_index), str(view.commit_index))
+            table.add_row(Text(url), Text(view.node), state, *numbers)
+        else:
+            table.add_row(Text(url), "-", Text(f"unreachable: {view}"), "-", "-")
+    console().print(table)
+
+
+@click.command(short_help="The locks that are held or waited for.")
+@click.argument("prefix", default="")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, wire.LIST_LIMIT_MAX),
+    default=100,
+    show_default=True,
+    help="How many at most.",
+)
+@click.option("--after", metavar="KEY", help="Go on after this key (where the last list ended).")
+@endpoints_option
+@json_option
+def ls(prefix: str, limit: int, after: str | None, endpoints: str, as_json: bool) -> None:
+    """List the locks whose keys begin with PREFIX (all of them without it), in the order of their keys."""
+    page = run(_list_locks(endpoints, prefix, limit, after))
+    if as_json:
+        print_json(page.raw)
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("KEY", "TOKEN", "OWNER", "LEFT", "WAITING"):
+        table.add_column(
+            title, overflow="fold", justify="right" if title in {"LEFT", "WAITING"} else "left"
+        )
+    for lock in page.locks:
+        holder = lock.holders[0] if lock.holders else None
+        table.add_row(
+            Text(lock.key),
+            str(holder.token) if holder else "-",
+            Text(holder.owner or "-") if holder else "-",
+            f"{holder.remaining:.1f} s" if holder else "-",
+            str(len(lock.waiters)),
+        )
+    console().print(table)
+    if page.next is not None:
+        say(f"there are more: --after {page.next!r}")
+
+
+async def _list_locks(
+    endpoints: str, prefix: str, limit: int, after: str | None
+) -> holdfast.LockPage:
+    async with connect(endpoints) as client:
+        return await client.list_locks(prefix, limit=limit, after=after)
+
+
+@click.command(short_help="Who holds one lock, and who waits for it.")
+@click.argument("key")
+@endpoints_option
+@json_option
+def show(key: str, endpoints: str, as_json: bool) -> None:
+    """Show who holds KEY and who waits for it, in the order in which they will get it."""
+    lock = run(_read_lock(endpoints, key))
+    if as_json:
+        print_json(lock.raw)
+        return
+    out = console()
+    if not lock.holders:
+        out.print(Text(f"{lock.key}: nobody holds it"))
+    for holder in lock.holders:
+        out.print(
+            Text(
+                f"{lock.key}: held with token {holder.token} by {_who(holder.owner, holder.session_ref)}, "
+                f"for another {holder.remaining:.1f} s unless renewed"
+            )
+        )
+    for place, waiter in enumerate(lock.waiters, start=1):
+        also = [other for other in waiter.keys if other != lock.key]
+        together = f", together with {', '.join(also)}" if also else ""
+        out.print(
+            Text(
+                f"  {place}. waits: {_who(waiter.owner, waiter.session_ref)}, "
+                f"for another {waiter.remaining_wait:.1f} s{together}"
+            )
+        )
+
+
+def _who(owner: str | None, session_ref: str | None) -> str:
+    session = f"session {session_ref or 'unknown'}"
+    return f"{owner} ({session})" if owner else session
+
+
+async def _read_lock(endpoints: str, key: str) -> holdfast.LockInfo:
+    async with connect(endpoints) as client:
+        return await client.read_lock(key)

@@ -1,0 +1,125 @@
+"""The one door from the command to the server: the parts of `holdfast[server]` that `up`, `serve`, `demo` and `config check` run.
+
+Rule: the server is imported inside the functions, never at the top, so that every other command works where only the client
+is installed; and nowhere else in this package is it imported at all (import-linter checks it).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from holdfast.cli import exit_codes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from holdfast_coordinator.config import ClusterConfig
+
+_NEEDS: Final = {
+    "holdfast_coordinator.config": "server",
+    "holdfast_coordinator.server": "server",
+    "holdfast_coordinator.demo": "server,ledger",
+}
+"""The entry modules, and the extras that bring what they import."""
+
+
+class Refusal(Exception):
+    """A sentence for the operator and the exit code that goes with it; raised before anything was started."""
+
+    def __init__(self, sentence: str, exit_code: int) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class LocalNode:
+    """A node of the configuration as the supervisor needs it. `listens`: what for, host, port."""
+
+    name: str
+    http_url: str
+    listens: tuple[tuple[str, str, int], ...]
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> ClusterConfig:
+    """The configuration at `path`. Raises Refusal: the server is not installed, or the file is wrong and how."""
+    _need("holdfast_coordinator.config")
+    from holdfast_coordinator.config import ConfigError
+    from holdfast_coordinator.config import load as load_config
+
+    try:
+        return load_config(path, environ)
+    except ConfigError as error:
+        raise Refusal(str(error), exit_codes.USAGE) from error
+
+
+def local_nodes(config: ClusterConfig) -> tuple[LocalNode, ...]:
+    """Every node of `config`, to be run on this machine."""
+    return tuple(
+        LocalNode(
+            name=node.name,
+            http_url="http://{}:{}".format(*_reachable(node.http.host, node.http.port)),
+            listens=(
+                ("http", node.http.host, node.http.port),
+                ("raft", node.raft.host, node.raft.port),
+            ),
+        )
+        for node in config.nodes
+    )
+
+
+def serve(config: ClusterConfig, node: str) -> int:
+    """Run one node in this process until a signal; the exit code."""
+    from holdfast_coordinator.config import ConfigError
+
+    try:
+        config.node(node)
+    except ConfigError as error:
+        raise Refusal(str(error), exit_codes.USAGE) from error
+    _need("holdfast_coordinator.server")
+    from holdfast_coordinator.server import run
+
+    return run(config, node)
+
+
+def demo(
+    *, messages: Path | None, workers: int, without_fence: bool, json_output: bool, seed: int | None
+) -> int:
+    """Run the demonstration; the exit code is 0 only if every promise held."""
+    _need("holdfast_coordinator.demo")
+    from holdfast_coordinator.demo import run_demo
+
+    return run_demo(
+        messages=messages,
+        workers=workers,
+        without_fence=without_fence,
+        json_output=json_output,
+        seed=seed,
+    )
+
+
+def _reachable(host: str, port: int) -> tuple[str, int]:
+    """The address at which a listener on `host` answers from this machine."""
+    if host in {"0.0.0.0", ""}:  # noqa: S104 -- compared with, not bound
+        return "127.0.0.1", port
+    if ":" in host:
+        return ("[::1]" if host == "::" else f"[{host}]"), port
+    return host, port
+
+
+def _need(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        _refuse_missing(error, _NEEDS[module])
+
+
+def _refuse_missing(error: ModuleNotFoundError, extras: str) -> NoReturn:
+    raise Refusal(
+        f"this command runs coordinator nodes and needs {error.name}, which this installation does not have. "
+        f"Install it with: pip install 'holdfast[{extras}]'",
+        exit_codes.USAGE,
+    ) from error

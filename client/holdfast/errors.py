@@ -1,0 +1,117 @@
+"""Everything that the client raises on purpose: one tree, under `HoldfastError`.
+
+Rule: three kinds of outcome and never a mixture. Done raises nothing; a definite refusal (`NotAcquired`, `Refused`,
+`Unreachable`, `SessionLost`) took no effect and never will; an `UnknownOutcome` is a type of its own. Each docstring says
+what the caller should do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from holdfast.views import Holder
+
+
+class HoldfastError(Exception):
+    """The root. Catch it where every failure of the lock service means the same: leave the message, it comes again."""
+
+
+class NotAcquired(HoldfastError):
+    """The lock was not granted, and this request never will be. Leave the work: `holders` are at it (or wait longer).
+
+    `code`: `held` (did not wait), `wait_timeout` (waited in vain), `deadlock` (waiting would have closed a cycle).
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        keys: tuple[str, ...] = (),
+        code: str = "held",
+        holders: tuple[Holder, ...] = (),
+        queue_length: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.keys = keys
+        self.code = code
+        self.holders = holders
+        self.queue_length = queue_length
+
+
+class LockLost(HoldfastError):
+    """The lock ended while the body ran (it was cancelled; in the blocking face it ran on). Somebody else may hold the lock
+    by now: stop, change nothing more, and let the fence decide about what is still on its way."""
+
+    def __init__(
+        self, message: str, *, keys: tuple[str, ...] = (), token: int = 0, reason: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.keys = keys
+        self.token = token
+        self.reason = reason
+
+
+class SessionLost(HoldfastError):
+    """The session ended while the call was under way, again and again. Nothing is held: ask again."""
+
+
+class Unreachable(HoldfastError):
+    """No node could take the request within the time allowed, and it took no effect. Try again later; look at the
+    endpoints and at the cluster (`holdfast status`)."""
+
+
+class UnknownOutcome(HoldfastError):
+    """The request may have taken effect: it was sent, and no node could tell its outcome in time. Do not do the work. The
+    client withdraws the request in the background, and whatever it may have got ends with the session at the latest."""
+
+
+class Refused(HoldfastError):
+    """A definite refusal that is not about who holds the lock; it took no effect. `code` says what to do (see
+    `holdfast.wire.Code`)."""
+
+    def __init__(self, message: str, *, code: str = "", detail: str = "", status: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+        self.detail = detail
+        self.status = status
+
+
+class BadRequest(Refused):
+    """The request itself is wrong: mend `field`. Asking again unchanged is pointless."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "bad_request",
+        detail: str = "",
+        status: int = 400,
+        field: str | None = None,
+    ) -> None:
+        super().__init__(message, code=code, detail=detail, status=status)
+        self.field = field
+
+
+class NotAllowed(Refused):
+    """The credential is missing, unknown, or has no right to this: mend the credential or ask for the right."""
+
+
+class LimitReached(Refused):
+    """A named limit of the cluster is reached: do less at once, or try again later."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "limit_reached",
+        detail: str = "",
+        status: int = 429,
+        limit: str | None = None,
+    ) -> None:
+        super().__init__(message, code=code, detail=detail, status=status)
+        self.limit = limit
+
+
+class ClientClosed(HoldfastError):
+    """The client was closed: its session is over. Make a new client."""

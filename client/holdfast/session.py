@@ -1,0 +1,334 @@
+"""One session: it is opened, renewed in the background, watched, and ended; what it holds ends with it.
+
+Rules:
+* The deadline counts from the send of an acknowledged request (`lease.py`); two tasks mind it. The renewer asks again after a
+  third of the TTL; the watcher only looks at the clock, so that a renewal that hangs cannot hide the end.
+* A session that is over is never used again, and it is closed at the cluster as well, so that the next holder need not wait.
+* An acquire that ends without a known outcome is withdrawn under its request id, for as long as the session lives: whatever
+  happens to the caller, no lock and no waiter outlives the session or goes unnoticed within it.
+It knows nothing of tasks and threads that hold locks; those belong to `client.py` and `lock.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from holdfast import wire
+from holdfast.background import Chores
+from holdfast.errors import HoldfastError, UnknownOutcome, Unreachable
+from holdfast.lease import Lease, Phase, RequestIds
+from holdfast.requests import (
+    NOT_ACQUIRED_CODES,
+    SESSION_GONE_CODES,
+    Conclusion,
+    refusal,
+)
+from holdfast.transport import Answer, Lane, Request
+from holdfast.views import MS_PER_SECOND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from holdfast.grant import Grant
+    from holdfast.requests import Requester
+
+log = logging.getLogger("holdfast")
+
+RENEW_ATTEMPT_FRACTION: Final = 1 / 6
+"""Of the TTL: at least four attempts fit between the first renewal (a third) and the deadline."""
+RENEW_ATTEMPT_SECONDS_MAX: Final = 5.0
+"""With a long TTL there is still no reason to look at one silent node for longer."""
+RENEW_AGAIN_FRACTION: Final = 1 / 20
+"""Of the TTL: the pause after a renewal that was refused for a reason that may pass (a credential being changed)."""
+REQUEST_SPREAD_MAX: Final = 4096
+"""Outcomes that the cluster may have to remember for one long wait; then new acquires get a session of their own. Well below
+what a node allows a session."""
+
+LEASE_RAN_OUT: Final = "the lease ran out before a renewal was acknowledged"
+
+DECIDED_CODES: Final = NOT_ACQUIRED_CODES | SESSION_GONE_CODES | {wire.Code.NOT_HELD}
+"""Refusals that the replicated machine itself gives to an acquire: they speak about every attempt under the request id."""
+
+
+class Session:
+    """An open session and what it holds."""
+
+    def __init__(
+        self,
+        requester: Requester,
+        *,
+        session_id: str,
+        lease: Lease,
+        patience: float,
+        callbacks: Chores,
+    ) -> None:
+        """`patience`: seconds for one call without a definite answer. `callbacks`: outlives the session."""
+        self.id: Final = session_id
+        self.lease: Final = lease
+        self.ids: Final = RequestIds()
+        self.ended: Final[asyncio.Future[str]] = asyncio.get_running_loop().create_future()
+        self._requester = requester
+        self._clock = requester.clock
+        self._patience = patience
+        self._callbacks = callbacks
+        self._chores = Chores()
+        self._holds: dict[int, Grant] = {}
+        self._warned = False
+        self._retired = False
+
+    @classmethod
+    async def open(
+        cls,
+        requester: Requester,
+        *,
+        session_id: str,
+        ttl: float,
+        owner: str | None,
+        patience: float,
+        callbacks: Chores,
+    ) -> Session:
+        """Open it at the cluster and begin to renew it. Raises what `refusal` makes, `Unreachable`, `UnknownOutcome`."""
+        body: dict[str, Any] = {"ttl_ms": round(ttl * MS_PER_SECOND), "session": session_id}
+        if owner is not None:
+            body["owner"] = owner
+        request = Request("POST", f"{wire.API_PREFIX}/sessions", body, lane=Lane.RENEW)
+        give_up_at = requester.clock.now() + patience
+        answer = (await requester.ask(request, give_up_at=give_up_at)).answer
+        if answer.status >= 400:
+            raise refusal(answer)
+        lease = Lease.opened(ttl, answer.sent_at, _remaining(answer))
+        session = cls(
+            requester, session_id=session_id, lease=lease, patience=patience, callbacks=callbacks
+        )
+        session._chores.spawn(session._renew(), "renew")
+        session._chores.spawn(session._watch(), "watch")
+        return session
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a new acquire may go through it. Notices an end that the watcher has not seen yet."""
+        if not self.ended.done() and self.lease.phase(self._clock.now()) is Phase.ENDED:
+            self.end(LEASE_RAN_OUT)
+        return not self.ended.done() and not self._retired
+
+    @property
+    def is_crowded(self) -> bool:
+        """One old wait makes the cluster remember too many outcomes."""
+        return self.ids.spread >= REQUEST_SPREAD_MAX
+
+    # -- acquire and release
+
+    async def acquire(
+        self, keys: tuple[str, ...], *, wait_until: float, context: str | None
+    ) -> Answer | None:
+        """The cluster's decision about one acquire, whatever it is; None: the session ended first, and the acquire with it.
+
+        Raises `Unreachable` and `UnknownOutcome`. Any other way out (a cancellation) withdraws the request too.
+        """
+        request_id = self.ids.take()
+        is_known = is_granted = False
+        try:
+            conclusion = await self._ask_acquire(keys, request_id, wait_until, context)
+            if conclusion is None:
+                return None
+            answer = conclusion.answer
+            code = answer.body.get("code")
+            if conclusion.may_have_acted and answer.status >= 400 and code not in DECIDED_CODES:
+                raise UnknownOutcome("asked again, and refused for another reason") from refusal(
+                    answer, keys
+                )
+            is_known, is_granted = True, answer.status < 400
+        except Unreachable:
+            is_known = True
+            raise
+        else:
+            return answer
+        finally:
+            if is_known:
+                self.ids.settle(request_id)
+                if not is_granted:  # the caller is about to call `hold`
+                    self._bury_if_idle()
+            else:
+                self.withdraw(request_id)
+
+    def hold(self, grant: Grant) -> None:
+        """The grant is alive, and ends with this session."""
+        self._holds[grant.token] = grant
+
+    async def release(self, grant: Grant) -> bool:
+        """Whether the cluster acknowledged the end of the hold. Completed in the background if the caller is cancelled, and
+        insisted on for as long as the session lives."""
+        if not grant._released():
+            return False
+        self._holds.pop(grant.token, None)
+        task = self._chores.spawn(self._release(grant.token), "release", awaited=True)
+        await asyncio.wait({task})
+        return not task.cancelled() and task.exception() is None and task.result()
+
+    def withdraw(self, request_id: int) -> None:
+        """Take back an acquire whose outcome nobody learns: its waiter, or the hold that it may have got."""
+        if not self.ended.done():
+            self._chores.spawn(self._withdraw(request_id), "withdraw")
+
+    async def _ask_acquire(
+        self, keys: tuple[str, ...], request_id: int, wait_until: float, context: str | None
+    ) -> Conclusion | None:
+        def request(wait_ms: int) -> Request:
+            body: dict[str, Any] = {
+                "session": self.id,
+                "request_id": request_id,
+                "wait_ms": wait_ms,
+            }
+            if len(keys) == 1:
+                body["key"] = keys[0]
+            else:
+                body["keys"] = list(keys)
+            if self.ids.settled > 0:
+                body["settled"] = self.ids.settled
+            if context is not None:
+                body["context"] = context
+            path = f"{wire.API_PREFIX}/locks/acquire"
+            return Request("POST", path, body, lane=Lane.ACQUIRE)
+
+        now = self._clock.now()
+        if wait_until <= now:
+            return await self._requester.ask(request(0), give_up_at=now + self._patience)
+        return await self._requester.ask_waiting(
+            request, wait_until=wait_until, patience=self._patience, ended=self.ended
+        )
+
+    async def _release(self, token: int) -> bool:
+        body = {"token": token, "session": self.id}
+        request = Request("POST", f"{wire.API_PREFIX}/locks/release", body)
+        give_up_at = self._clock.now() + self._patience
+        try:
+            conclusion = await self._requester.ask(request, give_up_at=give_up_at)
+        except (Unreachable, UnknownOutcome) as error:
+            log.warning("release of token %d is not acknowledged, going on: %s", token, error)
+            self._chores.spawn(self._insist(request), "release")
+            return False
+        answer = conclusion.answer
+        if answer.status >= 400:
+            log.warning("release of token %d: %s", token, refusal(answer))
+        self._end_if_gone(answer)
+        self._bury_if_idle()
+        return answer.status < 400
+
+    async def _withdraw(self, request_id: int) -> None:
+        body = {"session": self.id, "request_id": request_id}
+        await self._insist(Request("POST", f"{wire.API_PREFIX}/locks/cancel", body))
+        self.ids.settle(request_id)
+        self._bury_if_idle()
+
+    async def _insist(self, request: Request) -> None:
+        """Until there is an answer. The session's end stops it, and makes it unnecessary."""
+        answer = (await self._requester.ask(request, give_up_at=math.inf)).answer
+        if answer.status >= 400:
+            log.warning("%s: %s", request.path, refusal(answer))
+        self._end_if_gone(answer)
+
+    # -- the lease
+
+    async def _renew(self) -> None:
+        seconds = min(self.lease.ttl * RENEW_ATTEMPT_FRACTION, RENEW_ATTEMPT_SECONDS_MAX)
+        path = f"{wire.API_PREFIX}/sessions/renew"
+        request = Request("POST", path, {"session": self.id}, lane=Lane.RENEW)
+        await self._clock.sleep_until(self.lease.renew_at())
+        while True:
+            try:
+                conclusion = await self._requester.ask(
+                    request, give_up_at=math.inf, attempt_seconds=seconds
+                )
+            except HoldfastError as error:  # unreachable here: the watcher ends the asking
+                log.warning("renewal: %s", error)
+                continue
+            answer = conclusion.answer
+            if answer.status < 400:
+                self.lease.renewed(answer.sent_at, _remaining(answer))
+                self._warned = False
+                await self._clock.sleep_until(self.lease.renew_at())
+                continue
+            self._end_if_gone(answer)
+            log.warning("renewal: %s", refusal(answer))
+            pause = self.lease.ttl * RENEW_AGAIN_FRACTION
+            await self._clock.sleep_until(self._clock.now() + pause)
+
+    async def _watch(self) -> None:
+        while True:
+            phase = self.lease.phase(self._clock.now())
+            if phase is Phase.ENDED:
+                self.end(LEASE_RAN_OUT)
+                return
+            if phase is Phase.GOOD:
+                await self._clock.sleep_until(self.lease.risk_at())
+                continue
+            if not self._warned:
+                self._warned = True
+                for grant in list(self._holds.values()):
+                    self._tell(grant._hooks.on_at_risk, grant)
+            await self._clock.sleep_until(self.lease.deadline)
+
+    # -- the end
+
+    def end(self, reason: str, *, bury: bool = True) -> None:
+        """It is over here and now: what it holds is lost. `bury`: tell the cluster, should that still think otherwise."""
+        if self.ended.done():
+            return
+        self.ended.set_result(reason)
+        self._chores.cancel()
+        holds, self._holds = self._holds, {}
+        for grant in holds.values():
+            if grant._lose(reason):
+                if grant._cancel_body is not None:
+                    grant._cancel_body()
+                self._tell(grant._hooks.on_lost, grant)
+        if bury:
+            self._callbacks.spawn(self._close(self.lease.ttl), "close")
+
+    async def close(self, seconds: float) -> bool:
+        """End it in order and tell the cluster, within `seconds`. Whether that was acknowledged."""
+        self.end("the session was closed", bury=False)
+        return await self._close(seconds)
+
+    def retire(self) -> None:
+        """No new acquires; over as soon as nothing is held and nothing is asked."""
+        self._retired = True
+        self._bury_if_idle()
+
+    def _bury_if_idle(self) -> None:
+        if self._retired and not self._holds and self.ids.spread == 0:
+            self.end("the session was replaced")
+
+    def _end_if_gone(self, answer: Answer) -> None:
+        code = answer.body.get("code")
+        if code in SESSION_GONE_CODES:
+            self.end(f"the cluster ended the session ({code})", bury=False)
+
+    async def _close(self, seconds: float) -> bool:
+        path = f"{wire.API_PREFIX}/sessions/close"
+        request = Request("POST", path, {"session": self.id}, lane=Lane.RENEW)
+        give_up_at = self._clock.now() + seconds
+        try:
+            conclusion = await self._requester.ask(request, give_up_at=give_up_at)
+        except (Unreachable, UnknownOutcome) as error:
+            log.warning("the session is left to end by itself: %s", error)
+            return False
+        return conclusion.answer.status < 400
+
+    def _tell(self, callbacks: tuple[Callable[[Grant], object], ...], grant: Grant) -> None:
+        for callback in callbacks:
+            self._callbacks.spawn(_call(callback, grant), "callback")
+
+
+async def _call(callback: Callable[[Grant], object], grant: Grant) -> None:
+    outcome = callback(grant)
+    if inspect.isawaitable(outcome):
+        await outcome
+
+
+def _remaining(answer: Answer) -> float:
+    return int(answer.body["remaining_ms"]) / MS_PER_SECOND

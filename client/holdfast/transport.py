@@ -1,0 +1,241 @@
+"""One HTTP exchange with one endpoint, and which endpoint is next.
+
+Rule: this module never repeats anything. It says what came of ONE attempt: an `Answer` (the node has spoken), `NotSent` (no
+connection: the request took no effect), or `NoAnswer` (it may have). What that means is decided by `requests.py`.
+It knows aiohttp and the encodings, and nothing of locks and sessions.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+import aiohttp
+import msgpack
+
+from holdfast import wire
+from holdfast.errors import ClientClosed
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Mapping, Sequence
+
+    from holdfast.clock import Clock
+
+Encoding = Literal["json", "msgpack"]
+
+CONNECT_SECONDS_MAX: Final = 2.0
+"""A machine that is switched off answers no connection attempt at all; the next endpoint may be well."""
+ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A page of a thousand locks with long keys, owners and queues stays below; an endless body does not."""
+KEEPALIVE_SECONDS: Final = 30.0
+"""Below the time after which common servers and proxies close an idle connection themselves."""
+
+
+class Lane(Enum):
+    """A pool of connections of its own, so that a thousand waiting acquires never stand in the way of a renewal."""
+
+    ACQUIRE = "acquire"
+    CONTROL = "control"
+    RENEW = "renew"
+
+
+CONNECTIONS_MAX: Final = {Lane.ACQUIRE: 1000, Lane.CONTROL: 64, Lane.RENEW: 8}
+"""Per client. A waiting acquire occupies its connection; more acquires than this stand in line inside the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a node said. `sent_at`: the instant before the request left, on the client's clock."""
+
+    status: int
+    body: Mapping[str, Any]
+    sent_at: float
+    endpoint: str
+
+
+class NotSent(Exception):
+    """No connection came about: the request took no effect."""
+
+
+class NoAnswer(Exception):
+    """The request may have been taken, and no usable answer came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked. `body` None: a GET."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    body: Mapping[str, Any] | None = None
+    lane: Lane = Lane.CONTROL
+
+
+class Transport(Protocol):
+    """The port: one attempt at one endpoint."""
+
+    async def attempt(self, endpoint: str, request: Request, *, seconds: float) -> Answer:
+        """The node's answer within `seconds`; raises `NotSent` or `NoAnswer`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        ...
+
+
+class Endpoints:
+    """The addresses of the cluster and the one in use. A client stays with an endpoint until that fails it."""
+
+    def __init__(self, addresses: Sequence[str], draw: Callable[[], float]) -> None:
+        """`draw`: uniform in [0, 1); where each client begins, so that a fleet spreads."""
+        self.all: Final = tuple(addresses)
+        self._index = int(draw() * len(self.all)) % len(self.all)
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    @property
+    def current(self) -> str:
+        """The endpoint to ask."""
+        return self.all[self._index]
+
+    def after(self, endpoint: str) -> str:
+        """The one that follows, without blaming anybody."""
+        return self.all[(self.all.index(endpoint) + 1) % len(self.all)]
+
+    def failed(self, endpoint: str) -> None:
+        """Move on, unless somebody else already has."""
+        if endpoint == self.current:
+            self._index = (self._index + 1) % len(self.all)
+
+
+def parse_endpoints(endpoints: str | Sequence[str]) -> tuple[str, ...]:
+    """`"http://a:7601, b:7602"` or a sequence of such addresses -> base URLs without a trailing slash.
+
+    Raises `ValueError` for nothing at all, and for an address with a scheme other than http or https.
+    """
+    parts = endpoints.split(",") if isinstance(endpoints, str) else list(endpoints)
+    found: list[str] = []
+    for part in (each.strip().rstrip("/") for each in parts):
+        if not part:
+            continue
+        address = part if "://" in part else f"http://{part}"
+        scheme, _, rest = address.partition("://")
+        if scheme not in ("http", "https") or not rest:
+            raise ValueError(f"an endpoint is http://host:port or https://host:port, not {part!r}")
+        if address not in found:
+            found.append(address)
+    if not found:
+        raise ValueError("no endpoint was given; for example http://127.0.0.1:7601")
+    return tuple(found)
+
+
+class HttpTransport:
+    """The real transport. Make it, use it and close it on one event loop."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        encoding: Encoding = "json",
+        token: str | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._clock = clock
+        self._encoding = encoding
+        self._tls = tls
+        self._sessions: dict[Lane, aiohttp.ClientSession] = {}
+        self._is_closed = False
+        media = wire.MEDIA_JSON if encoding == "json" else wire.MEDIA_MSGPACK
+        self._headers = {"Accept": media}
+        self._content_type = {"Content-Type": media}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+
+    async def attempt(self, endpoint: str, request: Request, *, seconds: float) -> Answer:
+        session = self._session(request.lane)
+        headers = self._headers
+        data: bytes | None = None
+        if request.body is not None:
+            data = encode(self._encoding, request.body)
+            headers = headers | self._content_type
+        sent_at = self._clock.now()
+        try:
+            async with (
+                self._clock.timeout(seconds),
+                session.request(
+                    request.method,
+                    endpoint + request.path,
+                    data=data,
+                    headers=headers,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                raw = await _read(response)
+                body = decode(response.content_type, raw)
+                return Answer(response.status, body, sent_at, endpoint)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise NotSent(f"{endpoint}: {error}") from error
+        except aiohttp.InvalidURL as error:
+            raise NotSent(f"{endpoint} is not an address") from error
+        except TimeoutError as error:
+            raise NoAnswer(f"{endpoint} did not answer within {seconds:.3g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise NoAnswer(f"{endpoint}: {type(error).__name__}: {error}") from error
+
+    async def aclose(self) -> None:
+        self._is_closed = True
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
+
+    def _session(self, lane: Lane) -> aiohttp.ClientSession:
+        if self._is_closed:
+            raise ClientClosed("the client was closed")
+        session = self._sessions.get(lane)
+        if session is None:
+            connector = aiohttp.TCPConnector(
+                limit=CONNECTIONS_MAX[lane],
+                keepalive_timeout=KEEPALIVE_SECONDS,
+                ssl=self._tls if self._tls is not None else True,
+            )
+            session = self._sessions[lane] = aiohttp.ClientSession(
+                connector=connector,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS_MAX),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=True,
+            )
+        return session
+
+
+def encode(encoding: Encoding, body: Mapping[str, Any]) -> bytes:
+    """A body as it travels."""
+    if encoding == "msgpack":
+        packed: bytes = msgpack.packb(dict(body))
+        return packed
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def decode(content_type: str, raw: bytes) -> Mapping[str, Any]:
+    """The body of an answer. Raises `ValueError` for one that is not ours, such as a proxy's page."""
+    if content_type in (wire.MEDIA_JSON, wire.MEDIA_PROBLEM):
+        body = json.loads(raw)
+    elif content_type == wire.MEDIA_MSGPACK or content_type.endswith("+msgpack"):
+        body = msgpack.unpackb(raw)
+    else:
+        raise ValueError(f"an answer of type {content_type!r} is not a coordinator's")
+    if not isinstance(body, dict):
+        raise ValueError("the answer is not a mapping")  # noqa: TRY004 - one error for one meaning
+    return body
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    raw = bytearray()
+    async for chunk in response.content.iter_any():
+        raw += chunk
+        if len(raw) > ANSWER_BYTES_MAX:
+            raise ValueError(f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
+    return bytes(raw)

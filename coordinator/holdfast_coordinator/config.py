@@ -1,0 +1,563 @@
+"""cluster.yml, read into a typed configuration, or refused with a sentence that names the file, the path in it, and the value.
+
+Rule: everything that can be known to be wrong before a socket is opened is refused here, so that nothing starts on a bad file.
+A secret is never in a repr, an error or a log. All nodes of a cluster must be given the same `cluster`, `nodes` and `limits`: the
+machine's bounds decide outcomes, and replicas that decide differently are no replicas. This module does not know the engine, and
+the environment comes in as a parameter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import ipaddress
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import yaml
+
+from holdfast import wire
+from holdfast_coordinator.machine import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+FILE_BYTES_MAX: Final = 1024 * 1024
+"""A configuration is a page or two; a larger file is some other file."""
+
+NODES_MAX: Final = 9
+"""Every entry goes to every node. Nine survive the loss of four; more only make each grant slower."""
+
+SECRET_BYTES_MIN: Final = 16
+"""128 bits, if they are random. Anything shorter can be guessed by somebody who may try for ever."""
+
+SECRET_BYTES_MAX: Final = 4096
+"""A secret file that is longer is some other file."""
+
+ELECTION_PER_HEARTBEAT_MIN: Final = 2
+"""A node must be able to miss one heartbeat without calling an election."""
+
+HEARTBEAT_MS_MIN: Final = 10
+TIMING_MS_MAX: Final = 60_000
+
+ENV_SECRET: Final = "HOLDFAST_SECRET"  # noqa: S105 - the name of a variable
+ENV_SECRET_FILE: Final = "HOLDFAST_SECRET_FILE"  # noqa: S105 - the name of a variable
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_NAME_RULE = "1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+_HOSTNAME = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*"
+)
+_MSGSPEC_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_UNKNOWN_FIELD = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
+_MISSING_FIELD = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
+_PATH_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+_VALUE_SHOWN_CHARS_MAX: Final = 80
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. `str()` is one sentence for the person who wrote the file; mend it and start again."""
+
+    def __init__(self, file: Path, path: str, detail: str) -> None:
+        self.file = file
+        self.path = path
+        self.detail = detail
+        where = f"{file}: {path}: " if path else f"{file}: "
+        super().__init__(where + detail)
+
+
+class Secret:
+    """Bytes that do not show themselves. `reveal()` where they are really needed."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+
+    def reveal(self) -> bytes:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """The bounds of the HTTP layer. Each may be set under `limits` in cluster.yml, beside those of the machine."""
+
+    body_bytes_max: int = wire.BODY_BYTES_MAX
+    """A body with 64 keys of 512 bytes fits; nothing larger is meant for us."""
+    list_limit_max: int = wire.LIST_LIMIT_MAX
+    """A page of a listing is built in one step of the event loop; 1,000 locks take a few milliseconds."""
+    requests_in_flight_max: int = 20_000
+    """Each waiting caller costs a task and a socket, some 20 KiB: 400 MiB at the bound."""
+    waiters_shown_max: int = 100
+    """A person looks at the head of a queue; `queue_length` tells the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a node listens and where others reach it."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """True only if nobody on another machine can reach it. A name other than `localhost` may resolve to anything: False."""
+        if self.host.lower() == "localhost":
+            return True
+        ip = _ip(self.host)
+        return ip is not None and ip.is_loopback
+
+    @property
+    def is_unspecified(self) -> bool:
+        ip = _ip(self.host)
+        return ip is not None and ip.is_unspecified
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    name: str
+    http: Address
+    raft: Address
+    data_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    heartbeat_ms: int
+    election_ms_min: int
+    election_ms_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """A configuration that has passed every check that needs no socket.
+
+    `warnings` are sentences for the person who starts the cluster: what will work, but probably is not what they want.
+    `secret` is never empty: a cluster that is reachable on loopback only, and was given none, gets a well-known one.
+    """
+
+    file: Path
+    cluster: str
+    data_dir: Path
+    nodes: tuple[NodeConfig, ...]
+    timing: Timing
+    machine_limits: Limits
+    http_limits: HttpLimits
+    secret: Secret = field(repr=False)
+    has_secret: bool
+    warnings: tuple[str, ...] = ()
+
+    def node(self, name: str) -> NodeConfig:
+        """The node of this name. Raises `ConfigError` that says which names there are."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        known = ", ".join(node.name for node in self.nodes)
+        hint = _suggest(name, [node.name for node in self.nodes])
+        raise ConfigError(
+            self.file, "$.nodes", f"there is no node {name!r}{hint}; the nodes are {known}"
+        )
+
+    @property
+    def endpoints(self) -> str:
+        """What a client is given: `http://127.0.0.1:7601,http://127.0.0.1:7602,...`."""
+        return ",".join(f"http://{node.http}" for node in self.nodes)
+
+    @property
+    def members(self) -> dict[str, tuple[str, int]]:
+        """Name to raft host and port, of every node."""
+        return {node.name: (node.raft.host, node.raft.port) for node in self.nodes}
+
+
+class _NodeFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    name: str
+    http: str
+    raft: str
+
+
+class _TimingFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    heartbeat_ms: int = 100
+    election_ms_min: int = 400
+    election_ms_max: int = 800
+
+
+class _ClusterFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The file as written. `limits` is checked by name against the two dataclasses that own the bounds."""
+
+    cluster: str
+    data_dir: str
+    nodes: list[_NodeFile]
+    secret: str | None = None
+    secret_file: str | None = None
+    timing: _TimingFile = _TimingFile()
+    limits: dict[str, int] = {}
+
+    def __repr__(self) -> str:  # the generated one would show the secret
+        return f"_ClusterFile(cluster={self.cluster!r})"
+
+
+def load(path: Path, environ: Mapping[str, str]) -> ClusterConfig:
+    """Read and check `path`. `HOLDFAST_SECRET` or `HOLDFAST_SECRET_FILE` in `environ` replaces the file's secret.
+
+    Raises `ConfigError`, and nothing else, for whatever is wrong with the file or a file that it names.
+    """
+    raw = _parse_yaml(path, _read_text(path))
+    written = _convert(path, raw)
+    _check_name(path, "$.cluster", written.cluster)
+    data_dir = _data_dir(path, written.data_dir)
+    nodes = _nodes(path, written.nodes, data_dir)
+    timing = _timing(path, written.timing)
+    machine_limits, http_limits = _limits(path, written.limits)
+    secret, warnings = _secret(path, written, environ)
+    if secret is None:
+        _require_loopback(path, nodes)
+    warnings += _warnings(nodes)
+    # Well known on purpose: it keeps two clusters on one machine from mixing up their peers, and protects from nobody.
+    well_known = Secret(f"holdfast loopback {written.cluster}".encode())
+    return ClusterConfig(
+        file=path,
+        cluster=written.cluster,
+        data_dir=data_dir,
+        nodes=nodes,
+        timing=timing,
+        machine_limits=machine_limits,
+        http_limits=http_limits,
+        secret=secret or well_known,
+        has_secret=secret is not None,
+        warnings=tuple(warnings),
+    )
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------------
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML says that a key may stand once; PyYAML lets the last one win, and half a configuration is silently not there."""
+
+
+def _construct_unique_mapping(
+    loader: _UniqueKeyLoader, node: yaml.MappingNode
+) -> dict[Hashable, Any]:
+    seen: set[Hashable] = set()
+    for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        if key_node.value in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{key_node.value!r} is given twice", key_node.start_mark
+            )
+        seen.add(key_node.value)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(
+    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_unique_mapping
+)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise ConfigError(path, "", "there is no such file") from None
+    except OSError as error:
+        raise ConfigError(path, "", f"cannot be read: {error.strerror}") from error
+    if len(data) > FILE_BYTES_MAX:
+        raise ConfigError(
+            path, "", f"is larger than {FILE_BYTES_MAX} bytes; this is not a configuration"
+        )
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(path, "", f"is not UTF-8 text (byte {error.start})") from None
+
+
+def _parse_yaml(path: Path, text: str) -> Any:
+    try:
+        raw = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise ConfigError(path, line, f"is not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(path, "", f"is not valid YAML: {detail}") from None
+    if raw is None:
+        raise ConfigError(path, "", "is empty; see the commented cluster.yml of the project")
+    return raw
+
+
+def _convert(path: Path, raw: Any) -> _ClusterFile:
+    try:
+        return msgspec.convert(raw, _ClusterFile, strict=True)
+    except msgspec.ValidationError as error:
+        match = _MSGSPEC_PATH.match(str(error))
+        what, where = (match["what"], match["path"] or "$") if match else (str(error), "$")
+    except RecursionError:
+        raise ConfigError(path, "$", "is nested too deeply") from None
+    unknown = _UNKNOWN_FIELD.match(what)
+    if unknown:
+        hint = _suggest(unknown["name"], _names_at(where))
+        raise ConfigError(path, f"{where}.{unknown['name']}", f"there is no such setting{hint}")
+    missing = _MISSING_FIELD.match(what)
+    if missing:
+        raise ConfigError(path, f"{where}.{missing['name']}", "is required and is not there")
+    raise ConfigError(path, where, f"{what}: {_shown(where, _value_at(raw, where))}")
+
+
+def _names_at(where: str) -> list[str]:
+    """The settings that may stand at this path of the file."""
+    struct: type[msgspec.Struct] = _ClusterFile
+    if where.startswith("$.nodes["):
+        struct = _NodeFile
+    elif where == "$.timing":
+        struct = _TimingFile
+    return list(struct.__struct_fields__)
+
+
+def _value_at(raw: Any, where: str) -> Any:
+    for name, index in _PATH_STEP.findall(where):
+        try:
+            raw = raw[name] if name else raw[int(index)]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return raw
+
+
+def _shown(where: str, value: Any) -> str:
+    if "secret" in where:
+        return "(the value is not shown)"
+    # A list or mapping at a wrong place may hold the secret further down: its kind is enough.
+    if isinstance(value, dict | list):
+        return "got a mapping" if isinstance(value, dict) else "got a list"
+    text = repr(value)
+    return text if len(text) <= _VALUE_SHOWN_CHARS_MAX else text[:_VALUE_SHOWN_CHARS_MAX] + "..."
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+# -- checking --------------------------------------------------------------------------------------------------------------
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _check_name(path: Path, where: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(path, where, f"{_shown(where, name)} is not a name: {_NAME_RULE}")
+
+
+def _data_dir(path: Path, written: str) -> Path:
+    if not written or "\0" in written:
+        raise ConfigError(path, "$.data_dir", f"{written!r} is not a directory name")
+    return (path.parent / written).resolve()
+
+
+def parse_address(text: str) -> Address:
+    """`host:port` or `[IPv6]:port`. Raises ValueError with the reason."""
+    host, colon, port_text = text.rpartition(":")
+    if not colon or not host:
+        raise ValueError("is not host:port")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if bracketed:
+        host = host[1:-1]
+    ip = _ip(host)
+    if ":" in host and (ip is None or not bracketed):
+        raise ValueError("is not host:port (an IPv6 address stands in brackets: [::1]:7601)")
+    if ip is None and not _HOSTNAME.fullmatch(host):
+        raise ValueError("has no valid host name")
+    if not port_text.isascii() or not port_text.isdigit():
+        raise ValueError("has no port number")
+    port = int(port_text) if len(port_text) <= 5 else 65536
+    if not 1 <= port <= 65535:
+        raise ValueError("has a port outside 1 to 65535")
+    return Address(host, port)
+
+
+def _nodes(path: Path, written: list[_NodeFile], data_dir: Path) -> tuple[NodeConfig, ...]:
+    if not written:
+        raise ConfigError(
+            path,
+            "$.nodes",
+            "is empty: a cluster needs at least one node, and three to survive the loss of one",
+        )
+    if len(written) > NODES_MAX:
+        raise ConfigError(path, "$.nodes", f"has {len(written)} nodes; at most {NODES_MAX}")
+    names: dict[str, str] = {}
+    addresses: dict[tuple[str, int], str] = {}
+    nodes = []
+    for number, node in enumerate(written):
+        where = f"$.nodes[{number}]"
+        _check_name(path, f"{where}.name", node.name)
+        # Compared without case, because each is a folder below data_dir and not every file system tells `N1` from `n1`.
+        first = names.setdefault(node.name.lower(), f"{where}.name")
+        if first != f"{where}.name":
+            raise ConfigError(
+                path, f"{where}.name", f"{node.name!r} is the name of another node too ({first})"
+            )
+        http = _address(path, f"{where}.http", node.http, addresses)
+        raft = _address(path, f"{where}.raft", node.raft, addresses)
+        if raft.is_unspecified:
+            detail = f"{node.raft!r} is no address that the other nodes can connect to; name this machine's own"
+            raise ConfigError(path, f"{where}.raft", detail)
+        nodes.append(NodeConfig(node.name, http, raft, data_dir / node.name))
+    return tuple(nodes)
+
+
+def _address(path: Path, where: str, text: str, taken: dict[tuple[str, int], str]) -> Address:
+    try:
+        address = parse_address(text)
+    except ValueError as error:
+        raise ConfigError(path, where, f"{_shown(where, text)} {error}") from None
+    host = address.host.lower()
+    same = ("127.0.0.1" if host == "localhost" else host, address.port)
+    first = taken.setdefault(same, where)
+    if first != where:
+        raise ConfigError(path, where, f"{text!r} is taken already ({first})")
+    return address
+
+
+def _timing(path: Path, written: _TimingFile) -> Timing:
+    for name in _TimingFile.__struct_fields__:
+        value = getattr(written, name)
+        if not HEARTBEAT_MS_MIN <= value <= TIMING_MS_MAX:
+            detail = f"{value} is outside {HEARTBEAT_MS_MIN} to {TIMING_MS_MAX} ms"
+            raise ConfigError(path, f"$.timing.{name}", detail)
+    if written.election_ms_min < ELECTION_PER_HEARTBEAT_MIN * written.heartbeat_ms:
+        detail = (
+            f"{written.election_ms_min} is less than {ELECTION_PER_HEARTBEAT_MIN} heartbeats of "
+            f"{written.heartbeat_ms} ms; one late heartbeat would unseat a healthy leader"
+        )
+        raise ConfigError(path, "$.timing.election_ms_min", detail)
+    if written.election_ms_max <= written.election_ms_min:
+        detail = (
+            f"{written.election_ms_max} is not more than election_ms_min ({written.election_ms_min}); "
+            "nodes that all wait equally long split every vote"
+        )
+        raise ConfigError(path, "$.timing.election_ms_max", detail)
+    return Timing(written.heartbeat_ms, written.election_ms_min, written.election_ms_max)
+
+
+def _limits(path: Path, written: dict[str, int]) -> tuple[Limits, HttpLimits]:
+    machine_names = [f.name for f in dataclasses.fields(Limits)]
+    http_names = [f.name for f in dataclasses.fields(HttpLimits)]
+    for name, value in written.items():
+        where = f"$.limits.{name}"
+        if name not in machine_names and name not in http_names:
+            hint = _suggest(name, machine_names + http_names)
+            raise ConfigError(path, where, f"there is no such limit{hint}")
+        if not 1 <= value <= wire.INTEGER_MAX:
+            raise ConfigError(path, where, f"{value} is outside 1 to {wire.INTEGER_MAX}")
+    machine = {name: value for name, value in written.items() if name in machine_names}
+    http = {name: value for name, value in written.items() if name in http_names}
+    try:
+        limits = dataclasses.replace(Limits(), **machine)
+    except ValueError as error:
+        raise ConfigError(path, "$.limits", str(error)) from None
+    if limits.ttl_ms_min > limits.ttl_ms_max:
+        detail = f"{limits.ttl_ms_min} is more than ttl_ms_max ({limits.ttl_ms_max})"
+        raise ConfigError(path, "$.limits.ttl_ms_min", detail)
+    return limits, dataclasses.replace(HttpLimits(), **http)
+
+
+def _secret(
+    path: Path, written: _ClusterFile, environ: Mapping[str, str]
+) -> tuple[Secret | None, list[str]]:
+    env_secret, env_file = environ.get(ENV_SECRET), environ.get(ENV_SECRET_FILE)
+    if env_secret is not None and env_file is not None:
+        detail = f"{ENV_SECRET} and {ENV_SECRET_FILE} are both set; set one"
+        raise ConfigError(path, "$.secret", detail)
+    if env_secret is not None:
+        return _checked_secret(path, f"{ENV_SECRET} in the environment", env_secret.encode()), []
+    if env_file is not None:
+        return _secret_from_file(path, f"{ENV_SECRET_FILE} in the environment", Path(env_file))
+    if written.secret is not None and written.secret_file is not None:
+        raise ConfigError(path, "$.secret_file", "secret and secret_file are both given; give one")
+    if written.secret is not None:
+        return _checked_secret(path, "$.secret", written.secret.encode()), []
+    if written.secret_file is not None:
+        return _secret_from_file(path, "$.secret_file", path.parent / written.secret_file)
+    return None, []
+
+
+def _checked_secret(path: Path, where: str, value: bytes) -> Secret:
+    if len(value) < SECRET_BYTES_MIN:
+        detail = (
+            f"the secret has {len(value)} bytes; at least {SECRET_BYTES_MIN}, random "
+            "(for instance: openssl rand -hex 32)"
+        )
+        raise ConfigError(path, where, detail)
+    if len(value) > SECRET_BYTES_MAX:
+        raise ConfigError(path, where, f"the secret has more than {SECRET_BYTES_MAX} bytes")
+    return Secret(value)
+
+
+def _secret_from_file(path: Path, where: str, secret_path: Path) -> tuple[Secret, list[str]]:
+    try:
+        with secret_path.open("rb") as file:
+            value = file.read(SECRET_BYTES_MAX + 3)
+            mode = stat.S_IMODE(secret_path.stat().st_mode)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(path, where, f"{str(secret_path)!r} cannot be read: {reason}") from None
+    # An editor ends the last line; nobody means that newline to be part of the secret.
+    secret = _checked_secret(path, where, value.rstrip(b"\r\n"))
+    warnings = []
+    if mode & stat.S_IROTH:
+        warnings.append(
+            f"{secret_path}: every user of this machine can read the secret (chmod 600)"
+        )
+    return secret, warnings
+
+
+def _require_loopback(path: Path, nodes: tuple[NodeConfig, ...]) -> None:
+    for number, node in enumerate(nodes):
+        for kind, address in (("http", node.http), ("raft", node.raft)):
+            if not address.is_loopback:
+                detail = (
+                    f"{str(address)!r} can be reached from other machines, so the cluster needs a secret: set secret_file "
+                    f"(or secret) in this file, or {ENV_SECRET_FILE} (or {ENV_SECRET}) in the environment"
+                )
+                raise ConfigError(path, f"$.nodes[{number}].{kind}", detail)
+
+
+def _warnings(nodes: tuple[NodeConfig, ...]) -> list[str]:
+    warnings = []
+    count = len(nodes)
+    if count == 1:
+        warnings.append("the cluster has one node: it survives the loss of none; use three")
+    elif count % 2 == 0:
+        warnings.append(
+            f"the cluster has {count} nodes: it survives the loss of {(count - 1) // 2}, "
+            f"just as {count - 1} would; use an odd number"
+        )
+    warnings += [
+        f"{node.name}: {node.http} is where it listens, but no address that a client elsewhere can use"
+        for node in nodes
+        if node.http.is_unspecified
+    ]
+    return warnings

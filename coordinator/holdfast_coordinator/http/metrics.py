@@ -1,0 +1,161 @@
+"""What a node counts for Prometheus. Each node has a `Metrics` with a registry of its own, so that several live in one process.
+
+Rule: a label's values are known in advance. Never a key, an owner, a session or a path as the caller wrote it: those
+are the caller's to choose and would fill the memory of whoever scrapes. State that the node has anyway is read when
+somebody asks, not kept twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from holdfast._version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.metrics_core import Metric
+
+    from holdfast_coordinator.node_types import NodePort
+
+# A grant takes about a millisecond on one machine, a few across a region; a wait lasts up to 30 s.
+_REQUEST_BUCKETS: Final = (
+    0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32,
+)  # fmt: skip
+_DISK_BUCKETS: Final = (
+    0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1,
+)  # fmt: skip
+_APPLY_BUCKETS: Final = (
+    0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1,
+)  # fmt: skip
+
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+"""Any other method is counted as `other`: a caller can invent as many as it likes."""
+
+
+class Metrics:
+    """The counters that somebody has to bump. Made before the node, so that the engine can be given `observe_fsync`."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self.registry)
+        self._requests = Histogram(
+            "holdfast_http_request_duration_seconds",
+            "From the head of a request to the end of its answer's making.",
+            ("route", "method", "status"),
+            buckets=_REQUEST_BUCKETS,
+            registry=self.registry,
+        )
+        self._acquires = Histogram(
+            "holdfast_acquire_wait_seconds",
+            "How long an acquire took to be decided, by its outcome.",
+            ("outcome",),
+            buckets=_REQUEST_BUCKETS,
+            registry=self.registry,
+        )
+        self._rejected = Counter(
+            "holdfast_rejected_total",
+            "Requests that were refused, by the code of the answer.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self._fsync = Histogram(
+            "holdfast_journal_fsync_duration_seconds",
+            "How long the disk took to make a group of journal records durable.",
+            buckets=_DISK_BUCKETS,
+            registry=self.registry,
+        )
+        self._apply = Histogram(
+            "holdfast_apply_duration_seconds",
+            "How long the machine took to apply one log entry.",
+            buckets=_APPLY_BUCKETS,
+            registry=self.registry,
+        )
+        # Looking a child up by its labels costs more than the observation; there are few, because all labels are bounded.
+        self._request_children: dict[tuple[str, str, int], Histogram] = {}
+        self._acquire_children: dict[str, Histogram] = {}
+
+    def watch(self, node: NodePort) -> None:
+        """From now on a scrape also tells this node's state. Once for each node."""
+        self.registry.register(_NodeCollector(node))
+
+    def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        labels = (route, method, status)
+        child = self._request_children.get(labels)
+        if child is None:
+            known = method if method in METHODS else "other"
+            child = self._requests.labels(route, known, str(status))
+            if known == method:
+                self._request_children[labels] = child
+        child.observe(seconds)
+
+    def observe_acquire(self, outcome: str, seconds: float) -> None:
+        child = self._acquire_children.get(outcome)
+        if child is None:
+            child = self._acquire_children[outcome] = self._acquires.labels(outcome)
+        child.observe(seconds)
+
+    def count_rejected(self, reason: str) -> None:
+        self._rejected.labels(reason).inc()
+
+    def observe_fsync(self, seconds: float) -> None:
+        self._fsync.observe(seconds)
+
+    def observe_apply(self, seconds: float) -> None:
+        self._apply.observe(seconds)
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The exposition in the format that the scraper likes best, and its content type."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self.registry), content_type
+
+
+class _NodeCollector(Collector):
+    """Reads the node at the moment of the scrape."""
+
+    def __init__(self, node: NodePort) -> None:
+        self._node = node
+
+    def collect(self) -> Iterator[Metric]:
+        status = self._node.status()
+        counts = self._node.machine.counts()
+        build = GaugeMetricFamily("holdfast_build_info", "Always 1.", labels=("version",))
+        build.add_metric((__version__,), 1)
+        yield build
+        gauges = (
+            ("raft_leader", "1 on the leader, else 0.", int(status.leader == status.node)),
+            ("raft_leader_known", "1 while this node knows a leader.", int(bool(status.leader))),
+            ("raft_term", "The present Raft term.", status.term),
+            (
+                "raft_commit_lag_entries",
+                "Entries that are committed and not yet applied here.",
+                max(0, status.commit_index - status.applied_index),
+            ),
+            ("ready", "1 while this node takes callers.", int(self._node.is_ready)),
+            ("locks_held", "Holds.", counts.holds),
+            ("waiters", "Acquires that wait.", counts.waiters),
+            ("sessions", "Sessions that are alive.", counts.sessions),
+            ("token_last", "The token of the last grant.", counts.last_token),
+        )
+        for name, text, value in gauges:
+            yield GaugeMetricFamily(f"holdfast_{name}", text, value=value)
+        counters = (
+            ("raft_leader_changes", "Leaders seen to come.", status.leader_changes),
+            ("grants", "Grants, as the log tells it.", counts.grants_total),
+            ("lease_expired", "Holds that ended by expiry.", counts.expired_total),
+        )
+        for name, text, value in counters:
+            yield CounterMetricFamily(f"holdfast_{name}", text, value=value)
+        frames = CounterMetricFamily(
+            "holdfast_raft_frames_rejected",
+            "Frames of peers that were refused.",
+            labels=("reason",),
+        )
+        for reason, count in sorted(status.rejected.items()):
+            frames.add_metric((reason,), count)
+        yield frames

@@ -1,0 +1,202 @@
+"""Entries and operations as bytes (msgpack), versioned.
+
+Rule: decoding is total. The log and other nodes may hand in any bytes: an operation that cannot be read becomes `Malformed`,
+which the machine refuses at its origin; an entry that cannot be read becomes an empty one, which changes nothing, on every
+replica alike. Types are checked exactly here, ranges in `validation.py`. Encoding is total too: text that UTF-8 cannot carry
+travels as it is and is refused by the machine.
+
+Layout: an entry is `[version, term, elapsed_ms, [[node, boot, sequence, operation], ...]]`; an operation is `[tag, field, ...]`.
+A new field goes to the end and older entries stay readable; a changed meaning takes a new tag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgpack
+
+from .operations import (
+    Acquire,
+    Barrier,
+    Cancel,
+    CloseSession,
+    Entry,
+    Malformed,
+    OpenSession,
+    Operation,
+    Origin,
+    Release,
+    RenewSession,
+    Withdraw,
+)
+
+ENTRY_VERSION: Final = 1
+INTEGER_64_MAX: Final = 2**63 - 1
+"""Integers beyond it are not ours; refused when read, so that arithmetic stays small."""
+REASON_CHARS_MAX: Final = 200
+"""A reason is for a human; more would only carry the damage on."""
+
+EMPTY_ENTRY: Final = Entry(term=0, elapsed_ms=0, operations=())
+
+OPEN, RENEW, CLOSE, ACQUIRE, RELEASE, CANCEL, WITHDRAW, BARRIER, MALFORMED = range(1, 10)
+
+
+class _UnreadableError(ValueError):
+    """Raised and caught within this module only: these primitives are no operation."""
+
+
+def encode_entry(entry: Entry) -> bytes:
+    operations = [
+        [node, boot, sequence, encode_operation(operation)]
+        for (node, boot, sequence), operation in entry.operations
+    ]
+    return pack([ENTRY_VERSION, entry.term, entry.elapsed_ms, operations])
+
+
+def decode_entry(data: bytes) -> Entry:
+    try:
+        version, term, elapsed_ms, raw_operations = unpack(data)
+        if version != ENTRY_VERSION or type(raw_operations) is not list:
+            return EMPTY_ENTRY
+        operations = tuple(map(_decode_addressed, raw_operations))
+        return Entry(_integer(term), _integer(elapsed_ms), operations)
+    except (ValueError, TypeError):
+        return EMPTY_ENTRY
+
+
+def encode_operation(operation: Operation) -> list[Any]:
+    """Primitives that msgpack can carry."""
+    match operation:
+        case Acquire(keys, session, ttl_ms, wait_ms, request_id, settled, owner, context):
+            names = list(keys)
+            return [ACQUIRE, names, session, ttl_ms, wait_ms, request_id, settled, owner, context]
+        case Release(session, token):
+            return [RELEASE, session, token]
+        case RenewSession(session):
+            return [RENEW, session]
+        case OpenSession(session, ttl_ms, owner):
+            return [OPEN, session, ttl_ms, owner]
+        case CloseSession(session):
+            return [CLOSE, session]
+        case Cancel(session, request_id):
+            return [CANCEL, session, request_id]
+        case Withdraw((node, boot, sequence)):
+            return [WITHDRAW, node, boot, sequence]
+        case Barrier():
+            return [BARRIER]
+        case Malformed(reason):
+            return [MALFORMED, reason]
+
+
+def decode_operation(raw: object) -> Operation:
+    """The operation that `encode_operation` made; `Malformed` for anything else."""
+    if type(raw) is not list or not raw:
+        return Malformed("an operation is a list that begins with its tag")
+    decode = _DECODERS.get(raw[0]) if type(raw[0]) is int else None
+    if decode is None:
+        return Malformed("unknown operation")
+    try:
+        return decode(*raw[1:])
+    except (ValueError, TypeError) as error:
+        return Malformed(str(error)[:REASON_CHARS_MAX])
+
+
+def pack(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
+    return packed
+
+
+def unpack(data: bytes) -> Any:
+    """Raises ValueError for whatever is not one complete msgpack value."""
+    try:
+        return msgpack.unpackb(data, unicode_errors="surrogatepass", ext_hook=_no_extension)
+    except (msgpack.UnpackException, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise _UnreadableError(f"not msgpack: {error}") from error
+
+
+def _no_extension(code: int, _data: bytes) -> object:
+    raise _UnreadableError(f"extension type {code}")
+
+
+def _decode_addressed(raw: Any) -> tuple[Origin, Operation]:
+    """An origin that cannot be read makes the whole entry unreadable: nobody could be answered, and sequences would tear."""
+    node, boot, sequence, operation = raw
+    return Origin(_text(node), _integer(boot), _integer(sequence)), decode_operation(operation)
+
+
+def _text(value: object) -> str:
+    if type(value) is not str:
+        raise _UnreadableError(f"text expected, not {type(value).__name__}")
+    return value
+
+
+def _integer(value: object) -> int:
+    if type(value) is not int or not -INTEGER_64_MAX <= value <= INTEGER_64_MAX:
+        raise _UnreadableError(f"integer expected, not {type(value).__name__}")
+    return value
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _integer_or_none(value: object) -> int | None:
+    return None if value is None else _integer(value)
+
+
+def _request_id(value: object) -> int | str:
+    return value if type(value) is str else _integer(value)
+
+
+def _decode_acquire(
+    keys: object,
+    session: object,
+    ttl_ms: object = None,
+    wait_ms: object = 0,
+    request_id: object = None,
+    settled: object = None,
+    owner: object = None,
+    context: object = None,
+) -> Acquire:
+    if type(keys) is not list:
+        raise _UnreadableError("keys: a list expected")
+    return Acquire(
+        tuple(map(_text, keys)),
+        _text(session),
+        _integer_or_none(ttl_ms),
+        _integer(wait_ms),
+        None if request_id is None else _request_id(request_id),
+        _integer_or_none(settled),
+        _text_or_none(owner),
+        _text_or_none(context),
+    )
+
+
+def _decode_open(session: object, ttl_ms: object, owner: object = None) -> OpenSession:
+    return OpenSession(_text(session), _integer(ttl_ms), _text_or_none(owner))
+
+
+def _decode_withdraw(node: object, boot: object, sequence: object) -> Withdraw:
+    return Withdraw(Origin(_text(node), _integer(boot), _integer(sequence)))
+
+
+def _decode_release(session: object, token: object) -> Release:
+    return Release(_text(session), _integer(token))
+
+
+def _decode_cancel(session: object, request_id: object) -> Cancel:
+    return Cancel(_text(session), _request_id(request_id))
+
+
+_DECODERS: Final[dict[int, Callable[..., Operation]]] = {
+    OPEN: _decode_open,
+    RENEW: lambda session: RenewSession(_text(session)),
+    CLOSE: lambda session: CloseSession(_text(session)),
+    ACQUIRE: _decode_acquire,
+    RELEASE: _decode_release,
+    CANCEL: _decode_cancel,
+    WITHDRAW: _decode_withdraw,
+    BARRIER: Barrier,
+    MALFORMED: lambda reason: Malformed(_text(reason)[:REASON_CHARS_MAX]),
+}

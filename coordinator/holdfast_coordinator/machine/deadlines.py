@@ -1,0 +1,71 @@
+"""When sessions and waits end: one heap, exactly one current item for each of them.
+
+Rule: a deadline only ever moves later, so a change does not touch the heap: the item that comes up early is put back at its
+real deadline. An item is current when its instant equals the `scheduled_ms` of its record; others are left-overs of what has
+ended, swept once they outnumber the living. Order among due items: deadline, sessions before waits, then id.
+
+This module does not know what an ending means.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Final
+
+from .limits import DEADLINES_SLACK
+
+if TYPE_CHECKING:
+    from .state import Session, Waiter
+
+SESSION: Final = 0
+WAIT: Final = 1
+
+
+class Deadlines:
+    __slots__ = ("heap",)
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[int, int, str | int]] = []
+
+    def add_session(self, session: Session) -> None:
+        if session.deadline_ms is not None:
+            session.scheduled_ms = session.deadline_ms
+            heappush(self.heap, (session.deadline_ms, SESSION, session.id))
+
+    def add_wait(self, waiter: Waiter) -> None:
+        waiter.scheduled_ms = waiter.deadline_ms
+        heappush(self.heap, (waiter.deadline_ms, WAIT, waiter.number))
+
+    def pop_due(
+        self, now_ms: int, sessions: dict[str, Session], waiters: dict[int, Waiter]
+    ) -> Session | Waiter | None:
+        """The next record whose deadline is at or before `now_ms`; the caller ends it. None: nothing is due."""
+        heap = self.heap
+        while heap and heap[0][0] <= now_ms:
+            scheduled_ms, _, name = heappop(heap)
+            record: Session | Waiter | None
+            record = sessions.get(name) if isinstance(name, str) else waiters.get(name)
+            if record is None or record.scheduled_ms != scheduled_ms:
+                continue
+            if record.deadline_ms is not None and record.deadline_ms > scheduled_ms:
+                record.scheduled_ms = record.deadline_ms
+                heappush(
+                    heap, (record.deadline_ms, SESSION if isinstance(name, str) else WAIT, name)
+                )
+                continue
+            return record
+        return None
+
+    def sweep(self, sessions: dict[str, Session], waiters: dict[int, Waiter]) -> None:
+        """Rebuild the heap when left-overs dominate it. Changes no order: items are totally ordered."""
+        if len(self.heap) <= 2 * (len(sessions) + len(waiters)) + DEADLINES_SLACK:
+            return
+        self.heap = []
+        for session in sessions.values():
+            if session.deadline_ms is not None:
+                session.scheduled_ms = session.deadline_ms
+                self.heap.append((session.deadline_ms, SESSION, session.id))
+        for waiter in waiters.values():
+            waiter.scheduled_ms = waiter.deadline_ms
+            self.heap.append((waiter.deadline_ms, WAIT, waiter.number))
+        heapify(self.heap)

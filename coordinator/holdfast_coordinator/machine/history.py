@@ -1,0 +1,77 @@
+"""What is deliberately remembered of things that have ended, all of it bounded.
+
+Three memories: per key the last ended hold (`previous`), per token how its hold ended (for a repeated release), per session id
+how it ended. Rule: whatever is dropped from `previous` is at or below `horizon`, so "none remembered" is never mistaken for
+"there was none". This module does not know sessions or locks, only names and numbers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heapify, heappop, heappush
+
+from .limits import DEADLINES_SLACK
+from .outcomes import Ended, Previous
+
+
+class History:
+    __slots__ = (
+        "ended_order",
+        "ended_sessions",
+        "ending_order",
+        "endings",
+        "horizon",
+        "previous",
+        "previous_heap",
+    )
+
+    def __init__(self) -> None:
+        self.previous: dict[str, Previous] = {}
+        self.previous_heap: list[tuple[int, str]] = []
+        self.horizon = 0
+        self.endings: dict[int, tuple[str, Ended]] = {}
+        self.ending_order: deque[int] = deque()
+        self.ended_sessions: dict[str, Ended] = {}
+        self.ended_order: deque[str] = deque()
+
+    def hold_ended(
+        self,
+        token: int,
+        session: str,
+        keys: tuple[str, ...],
+        ended: Ended,
+        previous_max: int,
+        endings_max: int,
+    ) -> None:
+        previous = Previous(token, ended)
+        for key in keys:
+            self.previous[key] = previous
+            heappush(self.previous_heap, (token, key))
+        self.endings[token] = (session, ended)
+        self.ending_order.append(token)
+        while len(self.endings) > endings_max:
+            del self.endings[self.ending_order.popleft()]
+        while len(self.previous) > previous_max:
+            self._drop_oldest()
+        if len(self.previous_heap) > 2 * len(self.previous) + DEADLINES_SLACK:
+            self.rebuild_heap()
+
+    def session_ended(self, session: str, ended: Ended, ended_sessions_max: int) -> None:
+        self.ended_sessions[session] = ended
+        self.ended_order.append(session)
+        while len(self.ended_sessions) > ended_sessions_max:
+            del self.ended_sessions[self.ended_order.popleft()]
+
+    def rebuild_heap(self) -> None:
+        self.previous_heap = [(previous.token, key) for key, previous in self.previous.items()]
+        heapify(self.previous_heap)
+
+    def _drop_oldest(self) -> None:
+        """Forget the key whose last hold has the smallest token; items of the heap that were superseded are passed over."""
+        while True:
+            token, key = heappop(self.previous_heap)
+            previous = self.previous.get(key)
+            if previous is not None and previous.token == token:
+                del self.previous[key]
+                self.horizon = max(self.horizon, token)
+                return

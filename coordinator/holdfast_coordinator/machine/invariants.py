@@ -1,0 +1,179 @@
+"""What must be true of the state after every entry, checked from the outside.
+
+Rule: a check reads everything and trusts no index: each index is compared with what it indexes. It costs time in proportion
+to the state, so tests and the simulator run it after every apply, and production only behind a switch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .deadlines import SESSION, WAIT
+from .limits import DEADLINES_SLACK, INCARNATION_TOKENS_MAX
+from .state import Session, State
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+
+class InvariantViolation(AssertionError):
+    """The machine has a defect: stop, keep the log, and replay it."""
+
+
+def check_invariants(machine: Machine) -> None:
+    """Raise `InvariantViolation` at the first thing that is not as it must be."""
+    state = machine.state
+    _check_holds(state)
+    _check_waiters(state)
+    _check_nobody_is_stranded(state)
+    for session in state.sessions.values():
+        _check_session(state, session)
+    _check_deadlines(state)
+    _check_history(state)
+    _check_limits(state)
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise InvariantViolation(sentence)
+
+
+def _check_holds(state: State) -> None:
+    keys: dict[str, int] = {}
+    last = 0
+    for token, hold in state.holds.items():
+        _require(token == hold.token and hold.ended is None, f"hold {token} lasts under its token")
+        _require(token > last, f"hold {token} is entered in the order of tokens")
+        _require(hold.session in state.sessions, f"the session of hold {token} is open")
+        session = state.sessions[hold.session]
+        _require(session.holds.get(token) is hold, f"the session of hold {token} knows it")
+        for key in hold.keys:
+            _require(key not in keys, f"one hold at most stands on a key (G1): {token}")
+            keys[key] = token
+            _require(state.holds_by_key.get(key) is hold, f"the key of hold {token} leads to it")
+        last = token
+    _require(len(keys) == len(state.holds_by_key), "every held key belongs to a hold")
+    _require(last <= state.last_token, "no hold has a token of the future (G2)")
+    _require(state.last_token & INCARNATION_TOKENS_MAX >= 0, "tokens count up")
+
+
+def _check_waiters(state: State) -> None:
+    keys_waited = 0
+    for number, waiter in state.waiters.items():
+        _require(number == waiter.number < state.next_waiter, f"waiter {number} has its number")
+        session = state.sessions.get(waiter.session)
+        _require(session is not None, f"the session of waiter {number} is open")
+        known = session is not None and (session.waiters or {}).get(number) is waiter
+        _require(known, f"the session of waiter {number} knows it")
+        attached = state.attachments.get(waiter.attachment) is waiter
+        _require(attached, f"the attachment of waiter {number} leads to it")
+        for key in waiter.keys:
+            queued = key in state.queues and state.queues[key].get(number) is waiter
+            _require(queued, f"waiter {number} stands in the queue of each key")
+        keys_waited += len(waiter.keys)
+        _require(waiter.deadline_ms > state.cluster_time_ms, f"waiter {number} has time left")
+    _require(len(state.attachments) == len(state.waiters), "one attachment leads to one waiter")
+    _require(keys_waited == state.keys_waited, "the keys waited for are counted")
+    queued_total = 0
+    for queue in state.queues.values():
+        _require(len(queue) > 0, "an empty queue is dropped")
+        _require(list(queue) == sorted(queue), "a queue is in the order of the log (G5)")
+        queued_total += len(queue)
+    _require(queued_total == keys_waited, "queues hold living waiters only")
+
+
+def _check_nobody_is_stranded(state: State) -> None:
+    """A waiter that could be granted has been granted: the head of all its queues is blocked by a hold."""
+    if state.last_token & INCARNATION_TOKENS_MAX == INCARNATION_TOKENS_MAX:
+        return
+    for number, waiter in state.waiters.items():
+        blocked = any(
+            key in state.holds_by_key or next(iter(state.queues[key])) != number
+            for key in waiter.keys
+        )
+        _require(blocked, f"waiter {number} waits for something")
+
+
+def _check_session(state: State, session: Session) -> None:
+    name = f"session at {session.deadline_ms}"
+    _require(state.sessions.get(session.id) is session, f"{name} has its id")
+    _require(session.id not in state.history.ended_sessions, f"{name} is open or ended, not both")
+    if session.deadline_ms is None:
+        waits = session.implicit and len(session.waiters or {}) == 1 and not session.holds
+        _require(waits, f"{name}: only an implicit session that waits has no lease")
+    else:
+        _require(session.deadline_ms > state.cluster_time_ms, f"{name} has lease left (G4)")
+        if session.implicit:
+            _require(len(session.holds) == 1, f"{name}: an implicit session is its one hold")
+    for token, hold in session.holds.items():
+        _require(state.holds.get(token) is hold, f"{name} holds what the table knows")
+    for number, waiter in (session.waiters or {}).items():
+        _require(state.waiters.get(number) is waiter, f"{name} waits where the table knows")
+    if session.requests is not None:
+        _check_requests(state, session)
+
+
+def _check_requests(state: State, session: Session) -> None:
+    book = session.requests
+    if book is None:
+        return
+    integers = sorted(name for name in book.by_id if isinstance(name, int))
+    _require(integers == book.integer_ids, "integer request ids are indexed in order")
+    _require(not integers or integers[0] > book.settled, "what is settled is forgotten")
+    for name, request in book.by_id.items():
+        outcomes = (request.waiter, request.hold, request.refused)
+        one = sum(outcome is not None for outcome in outcomes) == 1
+        _require(one, "a request has one outcome (G6)")
+        if request.waiter is not None:
+            number = request.waiter.number
+            living = state.waiters.get(number) is request.waiter
+            _require(living and request.waiter.request_id == name, "a waiting request waits")
+        if request.hold is not None and request.hold.ended is None:
+            living = state.holds.get(request.hold.token) is request.hold
+            _require(living, "a granted request knows its hold")
+
+
+def _check_deadlines(state: State) -> None:
+    heap = state.deadlines.heap
+    current = 0
+    for scheduled_ms, kind, name in heap:
+        if kind == SESSION and isinstance(name, str):
+            session = state.sessions.get(name)
+            current += session is not None and session.scheduled_ms == scheduled_ms
+        elif kind == WAIT and isinstance(name, int):
+            waiter = state.waiters.get(name)
+            current += waiter is not None and waiter.scheduled_ms == scheduled_ms
+    leases = sum(session.deadline_ms is not None for session in state.sessions.values())
+    expected = leases + len(state.waiters)
+    _require(current >= expected, "everything that lives has a deadline in the heap")
+    bound = 2 * (len(state.sessions) + len(state.waiters)) + DEADLINES_SLACK
+    _require(len(heap) <= bound, "left-over deadlines are swept")
+
+
+def _check_history(state: State) -> None:
+    history = state.history
+    tokens = [previous.token for previous in history.previous.values()]
+    _require(all(token <= state.last_token for token in tokens), "previous holds had tokens")
+    _require(history.horizon <= state.last_token, "the horizon lies in the past")
+    remembered = sorted(token for token, _ in history.previous_heap)
+    _require(len(remembered) >= len(tokens), "every previous hold can be dropped")
+    _require(list(history.endings) == list(history.ending_order), "endings are kept in order")
+    ended = list(history.ended_sessions) == list(history.ended_order)
+    _require(ended, "ended sessions are kept in order")
+    _require(all(token not in state.holds for token in history.endings), "what ended has ended")
+
+
+def _check_limits(state: State) -> None:
+    limits, history = state.limits, state.history
+    _require(len(state.sessions) <= limits.sessions_max, "sessions_max")
+    keys = len(state.holds_by_key) + state.keys_waited
+    _require(keys <= limits.keys_held_max, "keys_held_max")
+    _require(len(state.waiters) <= limits.waiters_max, "waiters_max")
+    longest = max((len(queue) for queue in state.queues.values()), default=0)
+    _require(longest <= limits.waiters_per_key_max, "waiters_per_key_max")
+    _require(len(history.previous) <= limits.previous_max, "previous_max")
+    _require(len(history.endings) <= limits.endings_max, "endings_max")
+    _require(len(history.ended_sessions) <= limits.ended_sessions_max, "ended_sessions_max")
+    for session in state.sessions.values():
+        remembered = 0 if session.requests is None else len(session.requests.by_id)
+        _require(remembered <= limits.request_ids_per_session_max, "request_ids_per_session_max")

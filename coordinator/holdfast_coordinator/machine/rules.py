@@ -1,0 +1,360 @@
+"""What each operation does. One function an operation, and the endings that time brings; outcomes are appended to `out`.
+
+Rule: total. Whatever an operation says, it ends in exactly one final outcome (for an acquire that waits: later), and nothing
+raises. The order in which these functions are called within an entry is decided in `machine.py`.
+"""
+
+from __future__ import annotations
+
+from .operations import (
+    Acquire,
+    Barrier,
+    Cancel,
+    CloseSession,
+    Malformed,
+    OpenSession,
+    Origin,
+    Release,
+    RenewSession,
+    Withdraw,
+)
+from .outcomes import (
+    Cancelled,
+    Closed,
+    Ended,
+    Passed,
+    Queued,
+    Refused,
+    Released,
+    Renewed,
+    SessionOpened,
+    Withdrawn,
+)
+from .refusals import (
+    bad_request,
+    conflict,
+    held,
+    no_such_session,
+    not_held,
+    session_ended,
+    too_many,
+    wait_ended,
+)
+from .requests import fingerprint_of, forget, is_settled, no_room, remember, repeat, settle
+from .state import Out, Request, Session, State, Waiter
+from .table import (
+    dequeue,
+    end_hold,
+    enqueue,
+    grant,
+    holders,
+    is_free,
+    no_token_left,
+    promote,
+    remaining_of,
+)
+from .validation import check_acquire, check_cancel, check_new_session, check_open
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def open_session(state: State, origin: Origin, operation: OpenSession, out: Out) -> None:
+    refusal = check_open(operation, state.limits)
+    session = state.sessions.get(operation.session)
+    if refusal is None and session is None:
+        refusal = _no_new_session(state, operation.session)
+    elif refusal is None and session is not None and session.implicit:
+        refusal = conflict("session", "this id belongs to an implicit session")
+    elif refusal is None and session is not None and session.ttl_ms != operation.ttl_ms:
+        refusal = conflict("ttl_ms", f"this session is open with a ttl of {session.ttl_ms} ms")
+    if refusal is not None:
+        out.append((origin, refusal))
+        return
+    created = session is None
+    if session is None:
+        deadline_ms = state.cluster_time_ms + operation.ttl_ms
+        session = Session(operation.session, operation.ttl_ms, operation.owner, False, deadline_ms)
+        state.sessions[session.id] = session
+        state.deadlines.add_session(session)
+    opened = SessionOpened(session.id, session.ttl_ms, remaining_of(state, session), created)
+    out.append((origin, opened))
+
+
+def renew_session(state: State, origin: Origin, operation: RenewSession, out: Out) -> None:
+    """Start the lease anew. The heap is left alone: see `deadlines.py`."""
+    session = state.sessions.get(operation.session)
+    if session is None:
+        out.append((origin, _absent(state, operation.session)))
+        return
+    if session.deadline_ms is not None:
+        session.deadline_ms = state.cluster_time_ms + session.ttl_ms
+    out.append((origin, Renewed(session.ttl_ms)))
+
+
+def close_session(state: State, origin: Origin, operation: CloseSession, out: Out) -> None:
+    session = state.sessions.get(operation.session)
+    if session is not None:
+        released = tuple(session.holds)
+        out.append((origin, Closed(released)))
+        end_session(state, session, "released", out)
+    elif state.history.ended_sessions.get(operation.session) == "released":
+        out.append((origin, Closed(())))
+    else:
+        out.append((origin, _absent(state, operation.session)))
+
+
+def end_session(state: State, session: Session, ended: Ended, out: Out) -> None:
+    """Its waiters go first, so that nothing it frees is granted to itself; then its holds, in the order of their tokens."""
+    changed: dict[str, None] = {}
+    for waiter in list((session.waiters or {}).values()):
+        dequeue(state, waiter)
+        changed.update(dict.fromkeys(waiter.keys))
+        out.append((waiter.attachment, session_ended(ended)))
+    for hold in list(session.holds.values()):
+        end_hold(state, session, hold, ended)
+        changed.update(dict.fromkeys(hold.keys))
+    _remove_session(state, session, ended)
+    promote(state, changed, out)
+
+
+def _remove_session(state: State, session: Session, ended: Ended) -> None:
+    del state.sessions[session.id]
+    state.history.session_ended(session.id, ended, state.limits.ended_sessions_max)
+
+
+def _absent(state: State, session: str) -> Refused:
+    ended = state.history.ended_sessions.get(session)
+    return no_such_session() if ended is None else session_ended(ended)
+
+
+def _no_new_session(state: State, session: str) -> Refused | None:
+    """Why no session of this id can be opened; None if it can."""
+    refusal = check_new_session(session)
+    if refusal is not None:
+        return refusal
+    if session in state.history.ended_sessions:
+        return session_ended(state.history.ended_sessions[session])
+    if len(state.sessions) >= state.limits.sessions_max:
+        return too_many("sessions_max", state.limits.sessions_max, "sessions")
+    return None
+
+
+# --- acquire ----------------------------------------------------------------------------------------------------------
+
+
+def acquire(state: State, origin: Origin, operation: Acquire, out: Out) -> None:
+    """Repeats first, then: free keys are granted, others refused (`wait_ms` 0) or waited for."""
+    session = state.sessions.get(operation.session)
+    refusal = check_acquire(operation, state.limits) or _session_unfit(state, operation, session)
+    if refusal is not None:
+        out.append((origin, refusal))
+        return
+    request_id = operation.request_id
+    if session is not None:
+        if operation.settled is not None:
+            settle(state, session, operation.settled, out)
+        if request_id is not None and session.requests is not None:
+            request = session.requests.by_id.get(request_id)
+            if request is not None:
+                repeat(state, origin, operation, session, request, out)
+                return
+        refusal = _new_request_unfit(state, operation, session)
+        if refusal is not None:
+            out.append((origin, refusal))
+            return
+    refusal = _decide(state, origin, operation, session, out)
+    if refusal is not None:
+        if request_id is not None and session is not None:
+            request = Request(fingerprint_of(operation), refused=refusal)
+            remember(session, request_id, request)
+        out.append((origin, refusal))
+
+
+def _session_unfit(state: State, operation: Acquire, session: Session | None) -> Refused | None:
+    """An acquire with `ttl_ms` makes its session, or repeats the acquire that made it; one without needs an open one."""
+    if operation.ttl_ms is None:
+        return _absent(state, operation.session) if session is None else None
+    if session is None:
+        return _no_new_session(state, operation.session)
+    if not session.implicit or operation.request_id is None:
+        return conflict("session", "an implicit session needs an id of its own; this one is open")
+    return None
+
+
+def _new_request_unfit(state: State, operation: Acquire, session: Session) -> Refused | None:
+    if session.implicit:
+        return conflict("session", "an implicit session serves the one acquire that made it")
+    if operation.request_id is None:
+        return None
+    if is_settled(session, operation.request_id):
+        return conflict("request_id", "this request id was settled; it is never executed again")
+    return no_room(state, session)
+
+
+def _decide(
+    state: State, origin: Origin, operation: Acquire, session: Session | None, out: Out
+) -> Refused | None:
+    """Grant or queue, or say why not."""
+    keys = operation.keys
+    free = is_free(state, keys)
+    if not free and operation.wait_ms == 0:
+        waiting = max(len(state.queues.get(key, ())) for key in keys)
+        return held(holders(state, keys), waiting)
+    refusal = _no_capacity(state, keys, free)
+    if refusal is not None:
+        return refusal
+    if session is None:  # implicit: check_acquire and _session_unfit saw to it that ttl_ms is set
+        session = Session(operation.session, operation.ttl_ms or 0, operation.owner, True, None)
+        state.sessions[session.id] = session
+    owner = operation.owner if operation.owner is not None else session.owner
+    request_id = operation.request_id
+    if free:
+        hold, granted = grant(state, session, keys, owner)
+        out.append((origin, granted))
+        if request_id is not None:
+            request = Request(fingerprint_of(operation), hold=hold, previous=granted.previous)
+            request.previous_horizon = granted.previous_horizon
+            remember(session, request_id, request)
+        return None
+    deadline_ms = state.cluster_time_ms + operation.wait_ms
+    waiter, position = enqueue(state, session, keys, owner, request_id, origin, deadline_ms)
+    out.append((origin, Queued(position)))
+    if request_id is not None:
+        remember(session, request_id, Request(fingerprint_of(operation), waiter=waiter))
+    return None
+
+
+def _no_capacity(state: State, keys: tuple[str, ...], free: bool) -> Refused | None:
+    limits = state.limits
+    if len(state.holds_by_key) + state.keys_waited + len(keys) > limits.keys_held_max:
+        return too_many("keys_held_max", limits.keys_held_max, "keys held or waited for")
+    if free:
+        return no_token_left(state)
+    if len(state.waiters) >= limits.waiters_max:
+        return too_many("waiters_max", limits.waiters_max, "waiters")
+    if any(len(state.queues.get(key, ())) >= limits.waiters_per_key_max for key in keys):
+        return too_many("waiters_per_key_max", limits.waiters_per_key_max, "waiters for one key")
+    return None
+
+
+# --- release, cancel, withdraw ----------------------------------------------------------------------------------------
+
+
+def release(state: State, origin: Origin, operation: Release, out: Out) -> None:
+    token = operation.token
+    hold = state.holds.get(token)
+    if hold is not None and hold.session == operation.session:
+        out.append((origin, Released(token)))
+        _release_hold(state, state.sessions[hold.session], token, out)
+        return
+    session, ended = state.history.endings.get(token, (None, None))
+    if session != operation.session:
+        out.append((origin, not_held(None)))
+    elif ended == "released":
+        out.append((origin, Released(token)))
+    else:
+        out.append((origin, not_held(ended)))
+
+
+def _release_hold(state: State, session: Session, token: int, out: Out) -> None:
+    hold = session.holds[token]
+    end_hold(state, session, hold, "released")
+    if session.implicit:
+        _remove_session(state, session, "released")
+    promote(state, hold.keys, out)
+
+
+def cancel(state: State, origin: Origin, operation: Cancel, out: Out) -> None:
+    """Also remembers a name that was never seen: the acquire may still be on its way, and must not act when it comes."""
+    session = state.sessions.get(operation.session)
+    refusal = check_cancel(operation)
+    if refusal is not None or session is None:
+        out.append((origin, refusal or _absent(state, operation.session)))
+        return
+    request_id = operation.request_id
+    request = session.requests.by_id.get(request_id) if session.requests is not None else None
+    if request is None:
+        refusal = None if is_settled(session, request_id) else no_room(state, session)
+        if refusal is None and not is_settled(session, request_id):
+            cancelled = wait_ended("cancelled by its client before it arrived")
+            remember(session, request_id, Request(None, refused=cancelled))
+        out.append((origin, refusal or Cancelled(None)))
+    elif request.waiter is not None:
+        waiter, request.waiter = request.waiter, None
+        request.refused = wait_ended("cancelled by its client")
+        out.append((origin, Cancelled(None)))
+        out.append((waiter.attachment, request.refused))
+        dequeue(state, waiter)
+        if session.implicit:
+            _remove_session(state, session, "released")
+        promote(state, waiter.keys, out)
+    elif request.hold is not None and request.hold.ended is None:
+        out.append((origin, Cancelled(request.hold.token)))
+        _release_hold(state, session, request.hold.token, out)
+    else:
+        out.append((origin, Cancelled(None)))
+
+
+def withdraw(state: State, origin: Origin, operation: Withdraw, out: Out) -> None:
+    waiter = state.attachments.get(operation.attachment)
+    out.append((origin, Withdrawn(waiter is not None)))
+    if waiter is not None:
+        _take_out(state, waiter, out)
+        promote(state, waiter.keys, out)
+
+
+def _take_out(state: State, waiter: Waiter, out: Out) -> None:
+    """The caller has gone and has been told nothing, so the name is free again: it may ask anew, at the end of the queue."""
+    session = state.sessions[waiter.session]
+    dequeue(state, waiter)
+    if waiter.request_id is not None:
+        forget(session, waiter.request_id)
+    if session.implicit:
+        del state.sessions[session.id]
+    out.append((waiter.attachment, Withdrawn(True)))
+
+
+def withdraw_older_boots(state: State, newer_boots: list[Origin], out: Out) -> None:
+    """Nodes started again: whoever waited at their earlier boots without a name has gone, and nobody can ask for them again.
+
+    All of them leave before anybody is promoted. Time 0: two such waiters stand in one queue, the first blocked by another
+    key. Time 1: the first leaves; promoting now would grant to the second, who is as gone as the first.
+    """
+    changed: dict[str, None] = {}
+    boots = {origin.node: origin.boot for origin in newer_boots}
+    for waiter in list(state.waiters.values()):
+        attachment = waiter.attachment
+        if waiter.request_id is None and attachment.boot < boots.get(attachment.node, 0):
+            _take_out(state, waiter, out)
+            changed.update(dict.fromkeys(waiter.keys))
+    promote(state, changed, out)
+
+
+# --- the rest ---------------------------------------------------------------------------------------------------------
+
+
+def barrier(_state: State, origin: Origin, _operation: Barrier, out: Out) -> None:
+    out.append((origin, Passed()))
+
+
+def malformed(_state: State, origin: Origin, operation: Malformed, out: Out) -> None:
+    out.append((origin, bad_request("operation", operation.reason)))
+
+
+def expire(state: State, record: Session | Waiter, out: Out) -> None:
+    """End what is past its deadline: a session with everything it has, or a single wait."""
+    if isinstance(record, Session):
+        state.totals.expired_sessions += 1
+        end_session(state, record, "expired", out)
+        return
+    state.totals.wait_timeouts += 1
+    session = state.sessions[record.session]
+    refusal = wait_ended("waited in vain")
+    dequeue(state, record)
+    if session.implicit:
+        del state.sessions[session.id]
+    elif record.request_id is not None and session.requests is not None:
+        request = session.requests.by_id[record.request_id]
+        request.waiter, request.refused = None, refusal
+    out.append((record.attachment, refusal))
+    promote(state, record.keys, out)

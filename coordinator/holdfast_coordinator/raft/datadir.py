@@ -1,0 +1,174 @@
+"""The data directory of one node: whose it is, that only one process uses it, how often it was started.
+
+The rule: a directory is used only under its lock, by the node and cluster that it was made for. Whatever
+does not fit is refused before anything in it is changed.
+
+    lock           flock of the running node; holds its process id
+    identity.json  format, cluster, node, and a random id of this very directory; written once
+    boot           how many times the directory was opened; on disk before `open` returns, so that no
+                   two lives of a node ever share a number
+
+It does not know the journal (journal.py), which keeps its own files beside these.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from holdfast_coordinator.raft.disk import (
+    TEMPORARY_SUFFIX,
+    Directory,
+    Disk,
+    Locked,
+    OsDisk,
+    read_file,
+    replace_file,
+)
+from holdfast_coordinator.raft.errors import EngineFailure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+FORMAT_VERSION = 1
+LOCK_NAME = "lock"
+IDENTITY_NAME = "identity.json"
+BOOT_NAME = "boot"
+ID_BYTES = 16  # random: two directories never share an id
+
+
+@dataclass(frozen=True, slots=True)
+class DataDirectory:
+    """An open, locked data directory. `close` gives the lock back."""
+
+    files: Directory
+    cluster: str
+    node: str
+    id: str
+    """Hexadecimal; new for every directory ever made, so that a lost disk is noticed."""
+    boot: int
+    """1 at the first opening, one more at every other."""
+
+    @property
+    def path(self) -> Path:
+        return self.files.path
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        cluster: str,
+        node: str,
+        disk: Disk | None = None,
+        new_id: Callable[[int], str] = secrets.token_hex,
+    ) -> DataDirectory:
+        """Open (or make) the directory of `node`. Raises EngineFailure with a sentence."""
+        try:
+            files = (disk or OsDisk()).directory(path)
+        except OSError as error:
+            raise EngineFailure(f"data directory {path} cannot be used: {error}") from error
+        try:
+            _lock(files)
+            identity = _identity(files, cluster=cluster, node=node, new_id=new_id)
+            return cls(files, cluster, node, identity, _next_boot(files))
+        except OSError as error:
+            files.close()
+            raise EngineFailure(f"data directory {path} cannot be used: {error}") from error
+        except EngineFailure:
+            files.close()
+            raise
+
+    def close(self) -> None:
+        """Give the lock back. Call it after everything that uses the files has been closed."""
+        self.files.close()
+
+
+def _lock(files: Directory) -> None:
+    try:
+        files.lock(LOCK_NAME, str(os.getpid()))
+    except Locked as locked:
+        holder = f"pid {locked.args[0]}" if locked.args[0] else "pid unknown"
+        raise EngineFailure(
+            f"data directory {files.path} is in use by a running node ({holder}); "
+            "stop that node first, or give this one a data directory of its own"
+        ) from None
+
+
+def _identity(files: Directory, *, cluster: str, node: str, new_id: Callable[[int], str]) -> str:
+    """The id of the directory, after a check that it belongs here; a new directory gets one."""
+    names = files.names()
+    if IDENTITY_NAME not in names:
+        return _first_identity(files, names, cluster=cluster, node=node, new_id=new_id)
+    where = files.path / IDENTITY_NAME
+    fields: dict[str, object] = {}
+    with contextlib.suppress(ValueError):
+        decoded = json.loads(read_file(files, IDENTITY_NAME))
+        fields = decoded if isinstance(decoded, dict) else {}
+    version = fields.get("format")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise EngineFailure(
+            f"{where} has format {version}, this program knows formats up to {FORMAT_VERSION}; "
+            "start the newer version of holdfast that wrote it"
+        )
+    identity = fields.get("id")
+    known = fields.get("cluster"), fields.get("node")
+    if version != FORMAT_VERSION or not isinstance(identity, str) or not _is_id(identity):
+        raise EngineFailure(
+            f"{where} cannot be read; restore it from a copy of this very directory, "
+            "or put this node back as a new one, with an empty data directory"
+        )
+    if known != (cluster, node):
+        raise EngineFailure(
+            f"data directory {files.path} belongs to node {known[1]} of cluster {known[0]}, "
+            f"not to node {node} of cluster {cluster}; nothing in it was changed"
+        )
+    return identity
+
+
+def _is_id(text: str) -> bool:
+    return len(text) == 2 * ID_BYTES and all(digit in "0123456789abcdef" for digit in text)
+
+
+def _first_identity(
+    files: Directory,
+    names: list[str],
+    *,
+    cluster: str,
+    node: str,
+    new_id: Callable[[int], str],
+) -> str:
+    """Make a new directory ours. `boot` comes first: an identity without it would be a loss."""
+    ours = {LOCK_NAME, BOOT_NAME, BOOT_NAME + TEMPORARY_SUFFIX, IDENTITY_NAME + TEMPORARY_SUFFIX}
+    if others := [name for name in names if name not in ours and name != "lost+found"]:
+        raise EngineFailure(
+            f"data directory {files.path} is not empty ({others[0]}) and has no {IDENTITY_NAME}; "
+            "name an empty or missing directory, or restore that file"
+        )
+    identity = new_id(ID_BYTES)
+    replace_file(files, BOOT_NAME, b"0\n")
+    fields = {"format": FORMAT_VERSION, "cluster": cluster, "node": node, "id": identity}
+    replace_file(files, IDENTITY_NAME, (json.dumps(fields, indent=2) + "\n").encode())
+    return identity
+
+
+def _next_boot(files: Directory) -> int:
+    try:
+        text = read_file(files, BOOT_NAME)
+    except FileNotFoundError:
+        text = b""
+    if not (text.endswith(b"\n") and text[:-1].isdigit()):
+        # Guessing a number would let two lives of this node share one, and the machine would
+        # skip, or execute twice, what this node sends.
+        raise EngineFailure(
+            f"{files.path / BOOT_NAME} cannot be read; write into it a number that is larger than "
+            "any boot of this node in its logs, and a line feed"
+        )
+    boot = int(text) + 1
+    replace_file(files, BOOT_NAME, b"%d\n" % boot)
+    return boot

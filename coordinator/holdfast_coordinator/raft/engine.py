@@ -1,0 +1,506 @@
+"""The driver of one node's replicated log: one asyncio task that joins kernel, journal and network.
+
+Rule: one thread, and one order in each round: what has arrived is with the kernel; tick; sync; then
+answers leave. The task waits for messages, for `wake`, or for the kernel's next deadline; it never
+polls. An error of the disk, of the host, or of safety stops the engine for good (`failed`).
+
+Not known here: what an entry means (the host), what a message means (the kernel), and how bytes
+travel (the network) or are kept (the journal).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from holdfast_coordinator.raft.datadir import DataDirectory
+from holdfast_coordinator.raft.errors import EngineFailure
+from holdfast_coordinator.raft.journal import Journal
+from holdfast_coordinator.raft.kernel import Kernel, KernelConfig, KernelStats
+from holdfast_coordinator.raft.library import check_seams
+from holdfast_coordinator.raft.transport import (
+    FRAME_TARGET_BYTES,
+    NAME_BYTES_MAX,
+    SEND_BUFFER_HIGH_BYTES,
+    Network,
+    TransportConfig,
+    TransportStats,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from holdfast_coordinator.raft.messages import Message
+    from holdfast_coordinator.raft.ports import Host
+
+JOURNAL_TIMER_SECONDS = 1.0
+"""How often the journal gets a moment for its housekeeping."""
+
+STALL_PART = 0.5
+"""Part of the shortest election time by which a round may be late before it counts as a stall."""
+
+READ_ROUNDS = 3
+"""Rounds of the event loop after a stall: one to notice what is readable, one to read it, and one
+for what arrived behind a full read buffer."""
+
+POSTPONEMENTS_MAX = 3
+"""Stalls in a row that put off an election; a node that always stalls must still take part."""
+
+LISTEN_ATTEMPTS_HINT = "stop the program that uses it, or change the address in the configuration"
+
+log = logging.getLogger(__name__)
+
+
+def boot_clock() -> float:
+    """Seconds since the machine started, also those spent in suspend (D30)."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """One node of one cluster.
+
+    node, cluster: names, at most 255 bytes each. secret: shared by all nodes. members: name to
+    (host, port) of every node, this one included. heartbeat_ms: a leader speaks at least this often;
+    below a third of the shortest election time. election_ms: a follower that hears nothing starts an
+    election after a random time between the two. max_entry_bytes: of one payload of the host.
+    max_uncommitted_entries: the leader asks the host for no more while so many are on their way.
+    """
+
+    node: str
+    cluster: str
+    secret: bytes
+    members: dict[str, tuple[str, int]]
+    data_dir: Path
+    heartbeat_ms: int = 100
+    election_ms: tuple[int, int] = (400, 800)
+    max_entry_bytes: int = 512 * 1024
+    max_uncommitted_entries: int = 1024
+
+    def check(self) -> None:
+        """Raises `EngineFailure` with a sentence."""
+        shortest, longest = self.election_ms
+        if self.node not in self.members:
+            raise EngineFailure(f"node {self.node} is not among the members of {self.cluster}")
+        if not 0 < self.heartbeat_ms * 3 < shortest < longest:
+            raise EngineFailure(
+                f"heartbeat_ms ({self.heartbeat_ms}) must be below a third of the shortest election "
+                f"time, and election times must rise ({shortest} to {longest})"
+            )
+        for name in (self.cluster, *self.members):
+            if not 0 < len(name.encode()) <= NAME_BYTES_MAX:
+                raise EngineFailure(f"the name {name!r} is empty or over {NAME_BYTES_MAX} bytes")
+
+
+class EngineStats:
+    """What the metrics show. Counters since the start; read-only."""
+
+    def __init__(self, kernel: KernelStats, transport: TransportStats, journal: Any) -> None:
+        self.kernel = kernel
+        self.transport = transport
+        self.stalls = 0
+        self._journal = journal
+
+    @property
+    def fsync_count(self) -> int:
+        """Syncs of the journal."""
+        return int(self._journal.sync_count)
+
+    @property
+    def fsync_observer(self) -> Callable[[float], None] | None:
+        """Called with the seconds of each sync."""
+        observer: Callable[[float], None] | None = self._journal.sync_observer
+        return observer
+
+    @fsync_observer.setter
+    def fsync_observer(self, observer: Callable[[float], None] | None) -> None:
+        self._journal.sync_observer = observer
+
+    @property
+    def leader_changes(self) -> int:
+        """How often another leader became known."""
+        return self.kernel.leader_changes
+
+    @property
+    def frames_rejected(self) -> Counter[str]:
+        """Connections closed because of what came from them, by reason."""
+        return self.transport.rejected
+
+    @property
+    def messages_dropped(self) -> Counter[str]:
+        """Messages of peers that the shield kept from the library, by reason."""
+        return self.kernel.dropped
+
+
+class Engine:
+    """See the module's docstring; the interface is `ports.EnginePort`.
+
+    Everything belongs to one event loop. `start`, then any calls, then `stop`; not to be started
+    again. `clock` gives seconds and runs on in suspend.
+    """
+
+    failed: asyncio.Future[None]
+    """Made by `start`; gets an `EngineFailure` when the engine has stopped itself."""
+    stats: EngineStats
+    """Made by `start`."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        host: Host,
+        *,
+        clock: Callable[[], float] = boot_clock,
+        rng: random.Random | None = None,
+        new_nonce: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.config = config
+        self.node = config.node
+        self.boot = 0
+        self._host = host
+        self._clock = clock
+        # Election times need no secrecy, only to differ between nodes.
+        self._rng = rng if rng is not None else random.Random(os.urandom(16))  # noqa: S311
+        self._new_nonce = new_nonce
+        self._event = asyncio.Event()
+        self._payloads: dict[str, list[bytes]] = {}
+        self._payload_bytes: Counter[str] = Counter()
+        self._flush_scheduled = False
+        self._directory: DataDirectory | None = None
+        self._journal: Journal | None = None
+        self._kernel: Kernel | None = None
+        self._network: Network | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._alive_at = 0.0
+        self._planned_wait = 0.0
+        self._postponements = 0
+        self._journal_timer_at = 0.0
+
+    # What the host sees.
+
+    @property
+    def _running(self) -> Kernel | None:
+        """The kernel, unless the engine has stopped: then nobody leads as far as it knows."""
+        return None if self._task is None or self.failed.done() else self._kernel
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this node believes so; a deposed leader may, for up to an election time."""
+        return self._running is not None and self._running.is_leader
+
+    @property
+    def leader(self) -> str | None:
+        """Name of the known leader."""
+        return None if self._running is None else self._running.leader
+
+    @property
+    def term(self) -> int:
+        """The present term."""
+        return 0 if self._kernel is None else self._kernel.term
+
+    @property
+    def commit_index(self) -> int:
+        """Index of the last entry known to be committed."""
+        return 0 if self._kernel is None else self._kernel.commit_index
+
+    @property
+    def applied_index(self) -> int:
+        """Index of the last entry that was given to `Host.apply` or skipped as not ours."""
+        return 0 if self._kernel is None else self._kernel.applied_index
+
+    @property
+    def last_index(self) -> int:
+        """Index of the last entry of the log."""
+        return 0 if self._kernel is None else self._kernel.last_index
+
+    @property
+    def match_index(self) -> dict[str, int]:
+        """What each peer is known to have on disk; empty unless this node leads."""
+        return {} if self._kernel is None else self._kernel.match_index
+
+    @property
+    def has_own_term_commit(self) -> bool:
+        """A leader of which an entry of its own term is committed: it knows all that is."""
+        return self._running is not None and self._running.has_own_term_commit
+
+    @property
+    def connected_peers(self) -> frozenset[str]:
+        """Peers with a live, authenticated connection."""
+        return frozenset() if self._network is None else self._network.connected
+
+    @property
+    def rejected(self) -> Counter[str]:
+        """What peers sent and was refused, by reason: frames (their connection was closed) and messages (dropped)."""
+        if self._network is None:
+            return Counter()
+        return self.stats.frames_rejected + self.stats.messages_dropped
+
+    def wake(self) -> None:
+        """There may be something to propose."""
+        self._event.set()
+
+    def send(self, peer: str, payload: bytes) -> bool:
+        """An application message, in order with those before it on this connection.
+
+        False: not sent, because the peer is not connected or its buffer is full. Raises ValueError
+        for a payload over `max_entry_bytes`.
+        """
+        if len(payload) > self.config.max_entry_bytes:
+            raise ValueError(f"a message of {len(payload)} bytes is over the limit")
+        network = self._network
+        if network is None or peer not in network.connected:
+            return False
+        waiting = network.unsent_bytes(peer) + self._payload_bytes[peer]
+        if waiting + len(payload) > SEND_BUFFER_HIGH_BYTES:
+            return False
+        self._payloads.setdefault(peer, []).append(payload)
+        self._payload_bytes[peer] += len(payload)
+        if not self._flush_scheduled:
+            # What is sent in one round of the loop travels in one frame.
+            self._flush_scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush_payloads)
+        return True
+
+    async def start(self) -> None:
+        """Open the data directory, listen, dial. Raises `EngineFailure` with a sentence."""
+        check_seams()
+        self.config.check()
+        self.failed = asyncio.get_running_loop().create_future()
+        config = self.config
+        self._directory = DataDirectory.open(
+            config.data_dir, cluster=config.cluster, node=config.node
+        )
+        self.boot = self._directory.boot
+        try:
+            self._open_kernel()
+            await self._open_network()
+        except BaseException:
+            await self._close()
+            raise
+        self._journal_timer_at = self._clock() + JOURNAL_TIMER_SECONDS
+        self._task = asyncio.get_running_loop().create_task(self._drive(), name="raft driver")
+
+    async def stop(self) -> None:
+        """Close everything, and leave files that a new start finds whole. Never raises for what
+        `failed` already says."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        await self._close()
+
+    # Opening and closing.
+
+    def _open_kernel(self) -> None:
+        config = self.config
+        assert self._directory is not None  # noqa: S101
+        self._journal = Journal(self._directory)
+        self._kernel = Kernel(
+            KernelConfig(
+                node=config.node,
+                peers=tuple(sorted(set(config.members) - {config.node})),
+                heartbeat_s=config.heartbeat_ms / 1000,
+                election_s=(config.election_ms[0] / 1000, config.election_ms[1] / 1000),
+                max_entry_bytes=config.max_entry_bytes,
+                max_uncommitted_entries=config.max_uncommitted_entries,
+            ),
+            self._journal,
+            self._host,
+            clock=self._clock,
+            rng=self._rng,
+        )
+
+    async def _open_network(self) -> None:
+        config = self.config
+        self._network = Network(
+            TransportConfig(
+                cluster=config.cluster,
+                node=config.node,
+                secret=config.secret,
+                members=config.members,
+                entry_bytes_max=config.max_entry_bytes,
+            ),
+            _Ears(self),
+            rng=self._rng,
+            new_nonce=self._new_nonce,
+        )
+        assert self._kernel is not None  # noqa: S101
+        self.stats = EngineStats(self._kernel.stats, self._network.stats, self._journal)
+        try:
+            await self._network.start()
+        except OSError as error:
+            host, port = config.members[config.node]
+            raise EngineFailure(
+                f"node {config.node} cannot listen on {host}:{port} ({error.strerror or error}); "
+                f"{LISTEN_ATTEMPTS_HINT}"
+            ) from error
+
+    async def _close(self) -> None:
+        network, self._network = self._network, None
+        if network is not None:
+            await network.stop()
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            # A journal that has failed says so again here; `failed` told it first.
+            with contextlib.suppress(EngineFailure):
+                journal._destroy()
+        directory, self._directory = self._directory, None
+        if directory is not None:
+            directory.close()
+
+    # The loop.
+
+    async def _drive(self) -> None:
+        kernel, network = self._kernel, self._network
+        assert kernel is not None  # noqa: S101
+        assert network is not None  # noqa: S101
+        self._alive_at = self._clock()
+        try:
+            while True:
+                self._event.clear()
+                await self._read_before_deciding(kernel)
+                self._alive_at = self._clock()
+                kernel.tick()
+                kernel.release(network.send_messages)
+                self._journal_timer()
+                await self._wait(kernel.next_deadline())
+        except Exception as error:  # noqa: BLE001 - whatever it is, going on could break a promise
+            self._fail(error)
+
+    async def _read_before_deciding(self, kernel: Kernel) -> None:
+        """After a stall, and before any election, what peers have sent meanwhile comes first
+        (D25): an old heartbeat in a socket must prevent the election, and the news of another
+        leader must arrive before anything is proposed."""
+        now = self._clock()
+        late = now - self._alive_at - self._planned_wait
+        stalled = late > self.config.election_ms[0] / 1000 * STALL_PART
+        if stalled:
+            self.stats.stalls += 1
+            self._postponements += 1
+            if self._postponements <= POSTPONEMENTS_MAX:
+                kernel.postpone_election()
+        else:
+            self._postponements = 0
+        if stalled or kernel.is_election_due:
+            for _ in range(READ_ROUNDS):
+                await asyncio.sleep(0)
+
+    async def _wait(self, deadline: float | None) -> None:
+        """Until there is news, or it is time."""
+        now = self._clock()
+        until = self._journal_timer_at if deadline is None else min(deadline, self._journal_timer_at)
+        self._planned_wait = max(0.0, until - now)
+        if self._event.is_set() or until <= now:
+            self._planned_wait = 0.0
+            await asyncio.sleep(0)
+            return
+        # The library compares with "later than", so a wake at the very deadline would be idle.
+        delay = self._planned_wait + 0.001
+        handle = asyncio.get_running_loop().call_later(delay, self._event.set)
+        try:
+            await self._event.wait()
+        finally:
+            handle.cancel()
+
+    def _journal_timer(self) -> None:
+        now = self._clock()
+        if now >= self._journal_timer_at and self._journal is not None:
+            self._journal_timer_at = now + JOURNAL_TIMER_SECONDS
+            self._journal.onOneSecondTimer()
+
+    def _flush_payloads(self) -> None:
+        self._flush_scheduled = False
+        waiting, self._payloads = self._payloads, {}
+        self._payload_bytes.clear()
+        network = self._network
+        if network is None:
+            return
+        for peer, payloads in waiting.items():
+            batch: list[bytes] = []
+            size = 0
+            for payload in payloads:
+                batch.append(payload)
+                size += len(payload)
+                if size >= FRAME_TARGET_BYTES:
+                    network.send_payloads(peer, batch)
+                    batch, size = [], 0
+            network.send_payloads(peer, batch)
+
+    def _fail(self, error: Exception) -> None:
+        """Stop for good: no message leaves or arrives from now on."""
+        failure = error if isinstance(error, EngineFailure) else None
+        if failure is None:
+            failure = EngineFailure(f"node {self.node} stopped itself: {error!r}")
+            failure.__cause__ = error
+        if not self.failed.done():
+            self.failed.set_exception(failure)
+            self.failed.exception()  # told here; nobody has to ask again
+            log.error("engine stopped: %s", failure, exc_info=error)
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+        if self._network is not None:
+            self._network.silence()
+
+
+class _Ears:
+    """What the network tells, passed on to kernel and host; an error stops the engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def _kernel(self) -> Kernel | None:
+        engine = self._engine
+        return None if engine.failed.done() else engine._kernel
+
+    def on_connected(self, peer: str) -> None:
+        if (kernel := self._kernel()) is None:
+            return
+        engine = self._engine
+        engine._payloads.pop(peer, None)  # they were for the connection before
+        engine._payload_bytes.pop(peer, None)
+        try:
+            kernel.peer_connected(peer)
+            engine._host.on_peer_connected(peer)
+        except Exception as error:  # noqa: BLE001 - see Engine._drive
+            engine._fail(error)
+        engine.wake()
+
+    def on_disconnected(self, peer: str) -> None:
+        if (kernel := self._kernel()) is not None:
+            kernel.peer_disconnected(peer)
+            self._engine.wake()
+
+    def on_messages(self, peer: str, messages: Sequence[Message]) -> None:
+        if (kernel := self._kernel()) is None:
+            return
+        try:
+            for message in messages:
+                kernel.receive(peer, message)
+        except Exception as error:  # noqa: BLE001 - see Engine._drive
+            self._engine._fail(error)
+        self._engine.wake()
+
+    def on_payloads(self, peer: str, payloads: Sequence[bytes]) -> None:
+        if self._kernel() is None:
+            return
+        try:
+            for payload in payloads:
+                self._engine._host.on_message(peer, payload)
+        except Exception as error:  # noqa: BLE001 - see Engine._drive
+            self._engine._fail(error)
+
+    def on_full(self, peer: str) -> None:
+        if (kernel := self._kernel()) is not None:
+            kernel.pause_peer(peer)
+
+    def on_room(self, peer: str) -> None:
+        if (kernel := self._kernel()) is not None:
+            kernel.resume_peer(peer)
+            self._engine.wake()

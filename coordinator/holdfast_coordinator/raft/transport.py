@@ -1,0 +1,514 @@
+"""Connections between the nodes of one cluster: TCP, framed, authenticated before anything else.
+
+Rules:
+* One connection for each pair of nodes. The node with the lower name dials, so the two never race.
+* The newest connection wins: the older one is closed, and delivers nothing from that moment (D4).
+* Until both sides have proved that they know the cluster secret, nothing is parsed but a hello of
+  fixed form. Nothing is ever unpickled.
+* Every frame carries a code over its place in the stream and its content, under a key of this
+  connection alone: a replayed, dropped, reordered or altered frame closes the connection.
+* Everything is bounded: frames, buffers, half-open connections, the time for a handshake.
+
+Not known here: what a message means. The content of a frame is a list of messages, decoded by the
+closed schema of `messages`, or a list of byte strings of the application.
+
+Handshake (all numbers little-endian; H is HMAC-SHA256 under the cluster secret):
+
+    dialer   -> acceptor   hello     magic, cluster, own name, other's name, 32 random bytes
+    acceptor -> dialer     hello     the same, its own random bytes, then H("acceptor", both hellos)
+    dialer   -> acceptor   proof     H("dialer", both hellos)
+
+The names and the cluster are under the proof, so that it is good for this pair, this direction and
+this connection only. Without TLS the content can be read on the way, but not changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import struct
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import msgpack
+
+from holdfast_coordinator.raft.messages import Message, MessageError, decode, encode
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Mapping, Sequence
+
+MAGIC = b"HFraft1\n"
+NONCE_BYTES = 32
+PROOF_BYTES = 32
+CODE_BYTES = 16
+"""Of each frame's HMAC-SHA256; half of it is as long as a forger could ever need to guess."""
+NAME_BYTES_MAX = 255
+HELLO_BYTES_MAX = len(MAGIC) + 3 * (1 + NAME_BYTES_MAX) + NONCE_BYTES + PROOF_BYTES
+HANDSHAKE_SECONDS = 2.0
+"""A peer on the same network needs milliseconds; a stranger gets no longer than this."""
+STRANGERS_MAX = 64
+"""Connections that have not proved anything yet. Beyond it, the newcomer is closed at once."""
+DIAL_SECONDS = 2.0
+REDIAL_SECONDS = (0.05, 0.25)
+"""Between attempts, random, so that nodes that start together do not dial in step."""
+PING_SECONDS = 0.5
+"""An empty frame is sent when a connection has been silent for this long."""
+SILENCE_SECONDS = 3.0
+"""A peer that sends nothing for this long, not even pings, is taken for gone."""
+FRAME_TARGET_BYTES = 512 * 1024
+"""Messages are packed together up to about this size, and then into the next frame."""
+SEND_BUFFER_HIGH_BYTES = 8 * 2**20
+"""From here on nothing is replicated to the peer, and no application message is accepted for it."""
+SEND_BUFFER_MAX_BYTES = 64 * 2**20
+"""A peer that lets this much pile up is cut off; it starts again with an empty buffer."""
+
+KIND_RAFT, KIND_APPLICATION = 0, 1
+_LENGTH = struct.Struct("<I")
+_SEQUENCE = struct.Struct("<Q")
+
+
+@dataclass(slots=True)
+class TransportStats:
+    """Counters since the start."""
+
+    rejected: Counter[str] = field(default_factory=Counter)
+    """Connections closed because of what the peer sent, by reason."""
+    connections: int = 0
+    frames_in: int = 0
+    frames_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+class Receiver(Protocol):
+    """Who gets what peers send. Called from the event loop; must not raise."""
+
+    def on_connected(self, peer: str) -> None: ...
+    def on_disconnected(self, peer: str) -> None: ...
+    def on_messages(self, peer: str, messages: Sequence[Message]) -> None: ...
+    def on_payloads(self, peer: str, payloads: Sequence[bytes]) -> None: ...
+    def on_full(self, peer: str) -> None: ...
+    def on_room(self, peer: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TransportConfig:
+    """Who this node is, where everybody listens, and what they share."""
+
+    cluster: str
+    node: str
+    secret: bytes
+    members: Mapping[str, tuple[str, int]]
+    entry_bytes_max: int
+
+    @property
+    def frame_bytes_max(self) -> int:
+        """An append holds less than three entries' worth (see `library`), and a frame is closed
+        once it has reached its target."""
+        return FRAME_TARGET_BYTES + 4 * self.entry_bytes_max + 2**20
+
+
+class Rejected(Exception):  # the connection is closed, and the reason counted
+    """`args[0]` is one of a few fixed reasons."""
+
+
+def hello(cluster: str, sender: str, receiver: str, nonce: bytes) -> bytes:
+    """The first thing either side says."""
+    parts = [name.encode() for name in (cluster, sender, receiver)]
+    return MAGIC + b"".join(bytes([len(part)]) + part for part in parts) + nonce
+
+
+def parse_hello(data: bytes) -> tuple[str, str, str, bytes]:
+    """(cluster, sender, receiver, nonce). Raises `Rejected`."""
+    if not data.startswith(MAGIC):
+        raise Rejected("not a peer")
+    names, position = [], len(MAGIC)
+    for _ in range(3):
+        length = data[position] if position < len(data) else 0
+        part = data[position + 1 : position + 1 + length]
+        if not part or len(part) != length:
+            raise Rejected("malformed hello")
+        try:
+            names.append(part.decode())
+        except UnicodeDecodeError:
+            raise Rejected("malformed hello") from None
+        position += 1 + length
+    if len(data) != position + NONCE_BYTES:
+        raise Rejected("malformed hello")
+    return names[0], names[1], names[2], data[position:]
+
+
+def proof(secret: bytes, role: bytes, dialer: bytes, acceptor: bytes) -> bytes:
+    """That whoever plays `role` knows the secret, for exactly these two hellos."""
+    text = b"".join(_LENGTH.pack(len(part)) + part for part in (role, dialer, acceptor))
+    return hmac.digest(secret, text, "sha256")
+
+
+def pack_frame(key: bytes, sequence: int, body: bytes) -> bytes:
+    """Length, code, body."""
+    code = hmac.digest(key, _SEQUENCE.pack(sequence) + body, "sha256")[:CODE_BYTES]
+    return _LENGTH.pack(CODE_BYTES + len(body)) + code + body
+
+
+def open_frame(key: bytes, sequence: int, frame: bytes) -> bytes:
+    """The body of a frame (without its length). Raises `Rejected`."""
+    code, body = frame[:CODE_BYTES], frame[CODE_BYTES:]
+    expected = hmac.digest(key, _SEQUENCE.pack(sequence) + body, "sha256")[:CODE_BYTES]
+    if not hmac.compare_digest(code, expected):
+        raise Rejected("frame code")
+    return body
+
+
+def decode_body(body: bytes, entry_bytes_max: int) -> tuple[int, list[Any]]:
+    """(kind, messages or payloads) of an authenticated frame. Raises `Rejected`."""
+    try:
+        unpacked = msgpack.unpackb(
+            body, raw=False, strict_map_key=True, max_map_len=0, max_ext_len=0
+        )
+    except (ValueError, msgpack.UnpackException, UnicodeDecodeError, RecursionError):
+        raise Rejected("malformed frame") from None
+    match unpacked:
+        case [0, list(items)]:
+            try:
+                return KIND_RAFT, [decode(item, entry_bytes_max=entry_bytes_max) for item in items]
+            except MessageError:
+                raise Rejected("malformed message") from None
+        case [1, list(items)] if all(type(item) is bytes for item in items):
+            return KIND_APPLICATION, items
+    raise Rejected("malformed frame")
+
+
+class Connection(asyncio.Protocol):
+    """One TCP connection, from the hello to its end."""
+
+    def __init__(self, network: Network, dialed: str | None) -> None:
+        self.peer = dialed
+        self.ready = False
+        self.closed = asyncio.Event()
+        self._network = network
+        self._dialed = dialed is not None
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._own_hello = b""
+        self._hellos = (b"", b"")
+        self._keys = (b"", b"")
+        self._sequences = [0, 0]
+        self._timer: asyncio.TimerHandle | None = None
+        self._spoke_at = self._heard_at = self._checked_at = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast("asyncio.Transport", transport)  # uvloop's are not of that class
+        self._transport = transport
+        transport.set_write_buffer_limits(high=SEND_BUFFER_HIGH_BYTES)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(HANDSHAKE_SECONDS, self.reject, "handshake timeout")
+        if not self._network.admit(self):
+            return
+        if self._dialed:
+            self._own_hello = self._network.hello_to(self.peer or "")
+            self._write_handshake(self._own_hello)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.close()
+        self._network.lost(self)
+        self.closed.set()
+
+    def pause_writing(self) -> None:
+        if self.ready:
+            self._network.receiver.on_full(self.peer or "")
+
+    def resume_writing(self) -> None:
+        if self.ready:
+            self._network.receiver.on_room(self.peer or "")
+
+    def close(self) -> None:
+        """From now on it neither delivers nor sends."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.abort()
+        self._transport = None
+        self._buffer.clear()
+
+    def reject(self, reason: str) -> None:
+        """Close, and count why."""
+        self._network.stats.rejected[reason] += 1
+        self.close()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits in the send buffer."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def send_body(self, body: bytes) -> None:
+        """One frame. A peer that does not read is cut off before its buffer grows for ever."""
+        if self._transport is None:
+            return
+        if self.unsent_bytes > SEND_BUFFER_MAX_BYTES:
+            return self.reject("send buffer overflow")
+        frame = pack_frame(self._keys[0], self._sequences[0], body)
+        self._sequences[0] += 1
+        self._spoke_at = asyncio.get_running_loop().time()
+        self._network.stats.frames_out += 1
+        self._network.stats.bytes_out += len(frame)
+        self._transport.write(frame)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        self._heard_at = asyncio.get_running_loop().time()
+        position = 0
+        try:
+            while self._transport is not None and len(self._buffer) - position >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(self._buffer, position)
+                limit = self._network.config.frame_bytes_max if self.ready else HELLO_BYTES_MAX
+                if length > limit:
+                    raise Rejected("frame too large")
+                end = position + _LENGTH.size + length
+                if len(self._buffer) < end:
+                    break
+                frame = bytes(self._buffer[position + _LENGTH.size : end])
+                position = end
+                if self.ready:
+                    self._on_frame(frame)
+                else:
+                    self._on_handshake(frame)
+        except Rejected as rejected:
+            return self.reject(rejected.args[0])
+        if self._transport is not None:
+            del self._buffer[:position]
+
+    def _on_frame(self, frame: bytes) -> None:
+        body = open_frame(self._keys[1], self._sequences[1], frame)
+        self._sequences[1] += 1
+        network = self._network
+        network.stats.frames_in += 1
+        network.stats.bytes_in += len(frame)
+        if not body:
+            return  # a ping
+        kind, items = decode_body(body, network.config.entry_bytes_max)
+        if kind == KIND_RAFT:
+            network.receiver.on_messages(self.peer or "", items)
+        else:
+            network.receiver.on_payloads(self.peer or "", items)
+
+    def _on_handshake(self, frame: bytes) -> None:
+        if self._dialed:
+            self._finish_as_dialer(frame)
+        elif self.peer is None:
+            self._answer_hello(frame)
+        else:
+            expected = proof(self._network.config.secret, b"dialer", *self._hellos)
+            if not hmac.compare_digest(frame, expected):
+                raise Rejected("wrong secret")
+            self._become_ready()
+
+    def _answer_hello(self, frame: bytes) -> None:
+        sender = self._network.check_hello(frame)
+        own = self._network.hello_to(sender)
+        self.peer = sender
+        self._hellos = (frame, own)
+        answer = own + proof(self._network.config.secret, b"acceptor", *self._hellos)
+        self._write_handshake(answer)
+
+    def _finish_as_dialer(self, frame: bytes) -> None:
+        answer, given = frame[:-PROOF_BYTES], frame[-PROOF_BYTES:]
+        self._hellos = (self._own_hello, answer)
+        # The proof first: what does not come from a holder of the secret is not even parsed.
+        expected = proof(self._network.config.secret, b"acceptor", *self._hellos)
+        if not hmac.compare_digest(given, expected):
+            raise Rejected("wrong secret")
+        if self._network.check_hello(answer) != self.peer:
+            raise Rejected("another node")
+        mine = proof(self._network.config.secret, b"dialer", *self._hellos)
+        self._write_handshake(mine)
+        self._become_ready()
+
+    def _write_handshake(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(_LENGTH.pack(len(data)) + data)
+
+    def _become_ready(self) -> None:
+        secret = self._network.config.secret
+        out, back = (b"dialer key", b"acceptor key")
+        if not self._dialed:
+            out, back = back, out
+        self._keys = (proof(secret, out, *self._hellos), proof(secret, back, *self._hellos))
+        self.ready = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._spoke_at = self._heard_at = self._checked_at = asyncio.get_running_loop().time()
+        self._timer = asyncio.get_running_loop().call_later(PING_SECONDS, self._keep_alive)
+        self._network.established(self)
+
+    def _keep_alive(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if now - self._checked_at > 2 * PING_SECONDS:
+            # This process was stopped for a while; what the peer sent meanwhile is still unread.
+            self._heard_at = now
+        self._checked_at = now
+        if now - self._heard_at > SILENCE_SECONDS:
+            return self.reject("silent peer")
+        self._timer = loop.call_later(PING_SECONDS, self._keep_alive)
+        if now - self._spoke_at >= PING_SECONDS:
+            self.send_body(b"")
+
+
+class Network:
+    """All connections of one node."""
+
+    def __init__(
+        self,
+        config: TransportConfig,
+        receiver: Receiver,
+        *,
+        rng: random.Random,
+        new_nonce: Callable[[int], bytes],
+    ) -> None:
+        self.config = config
+        self.receiver = receiver
+        self.stats = TransportStats()
+        self._rng = rng
+        self._new_nonce = new_nonce
+        self._live: dict[str, Connection] = {}
+        self._strangers: set[Connection] = set()
+        self._server: asyncio.Server | None = None
+        self._dialers: list[asyncio.Task[None]] = []
+        self._stopped = False
+
+    @property
+    def connected(self) -> frozenset[str]:
+        """The peers with a live connection."""
+        return frozenset(self._live)
+
+    async def start(self) -> None:
+        """Listen and dial. Raises `OSError` if the address cannot be used."""
+        loop = asyncio.get_running_loop()
+        host, port = self.config.members[self.config.node]
+        self._server = await loop.create_server(
+            lambda: Connection(self, None), host, port, reuse_address=True
+        )
+        self._dialers = [
+            loop.create_task(self._keep_dialing(peer), name=f"raft dials {peer}")
+            for peer in sorted(self.config.members)
+            if peer > self.config.node
+        ]
+
+    async def stop(self) -> None:
+        """Close everything; no callback comes after this."""
+        self._stopped = True
+        if self._server is not None:
+            self._server.close()
+        for task in self._dialers:
+            task.cancel()
+        await asyncio.gather(*self._dialers, return_exceptions=True)
+        connections = [*self._live.values(), *self._strangers]
+        self._live.clear()
+        self._strangers.clear()
+        for connection in connections:
+            connection.close()
+        for connection in connections:
+            await connection.closed.wait()
+        if self._server is not None:
+            await self._server.wait_closed()
+
+    def silence(self) -> None:
+        """Close every connection and accept none; `stop` still has to be called."""
+        self._stopped = True
+        for connection in [*self._live.values(), *self._strangers]:
+            connection.close()
+
+    def send_messages(self, peer: str, messages: Sequence[Message]) -> None:
+        """Raft messages, in order. Without a connection they are dropped, as the network may."""
+        connection = self._live.get(peer)
+        if connection is None:
+            return
+        packed: list[bytes] = []
+        size = 0
+        for message in messages:
+            packed.append(msgpack.packb(encode(message)))
+            size += len(packed[-1])
+            if size >= FRAME_TARGET_BYTES:
+                connection.send_body(_body(KIND_RAFT, packed))
+                packed, size = [], 0
+        if packed:
+            connection.send_body(_body(KIND_RAFT, packed))
+
+    def send_payloads(self, peer: str, payloads: Sequence[bytes]) -> None:
+        """Application messages, in order, in one frame."""
+        connection = self._live.get(peer)
+        if connection is not None and payloads:
+            connection.send_body(msgpack.packb([KIND_APPLICATION, list(payloads)]))
+
+    def unsent_bytes(self, peer: str) -> int:
+        """What waits in the peer's send buffer."""
+        connection = self._live.get(peer)
+        return 0 if connection is None else connection.unsent_bytes
+
+    # What connections tell.
+
+    def hello_to(self, peer: str) -> bytes:
+        """A fresh hello."""
+        return hello(self.config.cluster, self.config.node, peer, self._new_nonce(NONCE_BYTES))
+
+    def check_hello(self, data: bytes) -> str:
+        """The peer that a hello is from, if it is meant for us. Raises `Rejected`."""
+        cluster, sender, receiver, _ = parse_hello(data)
+        if cluster != self.config.cluster:
+            raise Rejected("another cluster")
+        if receiver != self.config.node or sender == receiver or sender not in self.config.members:
+            raise Rejected("another node")
+        return sender
+
+    def admit(self, connection: Connection) -> bool:
+        """A new connection that has proved nothing yet."""
+        if self._stopped or len(self._strangers) >= STRANGERS_MAX:
+            connection.reject("too many strangers")
+            return False
+        self._strangers.add(connection)
+        return True
+
+    def established(self, connection: Connection) -> None:
+        """Both sides have proved the secret: this is now the one connection with the peer."""
+        peer = connection.peer or ""
+        self._strangers.discard(connection)
+        older = self._live.pop(peer, None)
+        if older is not None:
+            older.close()
+            self.receiver.on_disconnected(peer)
+        self._live[peer] = connection
+        self.stats.connections += 1
+        self.receiver.on_connected(peer)
+
+    def lost(self, connection: Connection) -> None:
+        """The socket is gone."""
+        self._strangers.discard(connection)
+        peer = connection.peer or ""
+        if self._live.get(peer) is connection:
+            del self._live[peer]
+            self.receiver.on_disconnected(peer)
+
+    async def _keep_dialing(self, peer: str) -> None:
+        loop = asyncio.get_running_loop()
+        host, port = self.config.members[peer]
+        while True:
+            try:
+                async with asyncio.timeout(DIAL_SECONDS):
+                    _, connection = await loop.create_connection(
+                        lambda: Connection(self, peer), host, port
+                    )
+            except OSError:  # includes the timeout; the peer is simply not there yet
+                connection = None
+            if connection is not None:
+                await connection.closed.wait()
+            await asyncio.sleep(self._rng.uniform(*REDIAL_SECONDS))
+
+
+def _body(kind: int, packed: Sequence[bytes]) -> bytes:
+    """[kind, [message, ...]] out of messages that are packed already."""
+    packer = msgpack.Packer()
+    head: bytes = packer.pack_array_header(2) + packer.pack(kind)
+    return b"".join([head, packer.pack_array_header(len(packed)), *packed])
