@@ -179,6 +179,15 @@ class Machine:
         hold = self.state.holds_by_key.get(key)
         return hold is not None and hold.token == token
 
+    def last_sequence(self, node: str, boot: int) -> int:
+        """The last operation of this boot of the node that took part; 0: none."""
+        last = self.state.origins.last.get(node)
+        return last[1] if last is not None and last[0] == boot else 0
+
+    def is_waiting(self, origin: Origin) -> bool:
+        """Whether a waiter is attached to this operation: its outcome is still to come."""
+        return origin in self.state.attachments
+
     def counts(self) -> Counts:
         state = self.state
         totals = state.totals

@@ -67,7 +67,8 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
-    """A node says that the caller who asked as `attachment` has gone: removes the waiter that is still attached there, and nothing else."""
+    """A node says that the caller who asked as `attachment` has gone: removes the waiter that is still attached there, and
+    nothing else. The waiter's own origin is told `Withdrawn` too. Its name (if it had one) is free to be asked again."""
 
     attachment: Origin
 
