@@ -18,9 +18,11 @@ import structlog
 
 from .batcher import TIME_PERIOD_MS, Batcher
 from .machine import Limits, Machine, decode_entry, decode_operation, encode_operation
+from .machine.codec import EMPTY_ENTRY
 from .machine.operations import Acquire, Barrier, Operation, Origin, Release, Withdraw
 from .machine.outcomes import Outcome, Passed, Refused
 from .node_types import ClusterStatus, NodeState, NodeStatus, Unknown
+from .raft import EngineFailure
 from .raft.ports import EnginePort
 from .submissions import Orphan, Submission, Submissions
 
@@ -179,11 +181,33 @@ class Node:
     def apply(self, index: int, term: int, payload: bytes) -> None:
         began_ns = self._clock_ns()
         boot = self.engine.boot
-        for origin, outcome in self.machine.apply(decode_entry(payload)):
+        entry = decode_entry(payload)
+        if entry is EMPTY_ENTRY:
+            # Checksums and peers were right, so a newer version wrote it. Passing over it would let this replica differ.
+            raise EngineFailure(
+                f"log entry {index} cannot be read by this version; start the newer version of holdfast that wrote it"
+            )
+        for origin, outcome in self.machine.apply(entry):
             if origin.node == self.name and origin.boot == boot:
                 self._give_back(self._submissions.settle(origin.sequence, outcome))
         if self.apply_observer is not None:
             self.apply_observer((self._clock_ns() - began_ns) / 1e9)
+
+    def restore(self, index: int, term: int, payload: bytes) -> None:
+        """Take over the state after entry `index`. Callers whose operation it contains get an unknown outcome, for the outcome was
+        never applied here: whoever named the request may ask again, and gets it."""
+        machine = Machine.restore(payload, self.machine.state.limits)
+        self.machine = machine
+        boot = self.engine.boot
+        skipped, orphans = self._submissions.skip(
+            machine.last_sequence(self.name, boot),
+            lambda sequence: machine.is_waiting(Origin(self.name, boot, sequence)),
+        )
+        for submission in skipped:
+            self._answer(submission, Unknown("this node was behind, and took over a later state"))
+        for orphan in orphans:
+            self._give_back(orphan)
+        log.info("state_taken_over", index=index, term=term, unknown_outcomes=len(skipped))
 
     def on_message(self, peer: str, payload: bytes) -> None:
         """Operations that `peer` forwards, because it believes that this node leads. If it does not, they are dropped: their origin

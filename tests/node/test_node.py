@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgpack
 import pytest
 
 from holdfast_coordinator.machine import Limits
@@ -12,6 +13,7 @@ from holdfast_coordinator.machine.operations import Acquire, OpenSession, Operat
 from holdfast_coordinator.machine.outcomes import Granted, Refused, Released, SessionOpened
 from holdfast_coordinator.node import NO_LEADER_AFTER_MS, UNKNOWN_AFTER_MS, Node
 from holdfast_coordinator.node_types import Unknown
+from holdfast_coordinator.raft import EngineFailure
 from holdfast_coordinator.raft.scripted import ScriptedLog
 from holdfast_coordinator.submissions import IN_FLIGHT_MAX
 
@@ -226,6 +228,13 @@ async def test_a_message_that_is_not_ours_changes_nothing(cluster: Cluster) -> N
     await cluster.settle()
     assert cluster.log.entries == []
     assert node.rejected_messages == 5
+
+
+async def test_an_entry_of_a_newer_version_stops_the_node(cluster: Cluster) -> None:
+    """Passing over what it cannot read would let this replica differ from the others in silence."""
+    newer = msgpack.packb([99, 1, 0, []])
+    with pytest.raises(EngineFailure, match="log entry 7 cannot be read by this version"):
+        cluster.nodes["n1"].apply(7, 1, newer)
 
 
 async def test_a_barrier_passes_only_with_a_leader(cluster: Cluster) -> None:

@@ -1,6 +1,7 @@
 """What the engine asks of whoever uses it. The engine knows bytes; it does not know locks.
 
-All calls come from the one event-loop thread. None of them may raise; none may block.
+All calls come from the one event-loop thread. None of them may block. None
+may raise, except an `EngineFailure` where going on would be wrong: the engine then stops for good.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ class Host(Protocol):
     """The user of the engine (the node, or a test)."""
 
     def next_batch(self, term: int) -> bytes | None:
-        """Called by a leader, repeatedly within one tick, until it answers None: the next entry, stamped now and appended in the same
-        step (it never waits and never travels to another leader). `term` is the term in which it will be appended."""
+        """Called by a leader, repeatedly within one tick, until it answers None: the next entry, stamped now and appended in the
+        same step (it never waits and never travels to another leader). `term` is the term in which it will be appended."""
 
     def apply(self, index: int, term: int, payload: bytes) -> None:
         """A committed entry, exactly once for each index, in order of the log. Also called for the whole journal after a start."""
+
+    def restore(self, index: int, term: int, payload: bytes) -> None:
+        """The state after entry `index`, in place of all that was applied so far: at a start, before the first `apply`, or when a
+        leader sent a snapshot; the next `apply` is of `index + 1`. May raise ValueError for what it cannot read: the node stops,
+        and nothing on its disk was replaced."""
 
     def on_message(self, peer: str, payload: bytes) -> None:
         """An application message of an authenticated peer, in the order sent on the present connection."""
