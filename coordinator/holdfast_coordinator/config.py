@@ -145,6 +145,18 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshots:
+    """When a node replaces its journal by a snapshot. Each node does it for itself; the values need not be the same on all."""
+
+    after_entries: int
+    """So many log entries since the last one. A restart replays them; 100,000 take some seconds."""
+    after_mib: int
+    """Or so much of the journal, whichever comes first."""
+    keep_entries: int
+    """Entries that stay although a snapshot holds them, so that a node which was away for a moment needs no snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """A configuration that has passed every check that needs no socket.
 
@@ -157,6 +169,7 @@ class ClusterConfig:
     data_dir: Path
     nodes: tuple[NodeConfig, ...]
     timing: Timing
+    snapshots: Snapshots
     machine_limits: Limits
     http_limits: HttpLimits
     secret: Secret = field(repr=False)
@@ -197,6 +210,12 @@ class _TimingFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     election_ms_max: int = 800
 
 
+class _SnapshotsFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    after_entries: int = 100_000
+    after_mib: int = 64
+    keep_entries: int = 10_000
+
+
 class _ClusterFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The file as written. `limits` is checked by name against the two dataclasses that own the bounds."""
 
@@ -206,7 +225,8 @@ class _ClusterFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     secret: str | None = None
     secret_file: str | None = None
     timing: _TimingFile = _TimingFile()
-    limits: dict[str, int] = {}
+    snapshots: _SnapshotsFile = _SnapshotsFile()
+    limits: dict[str, Any] = {}
 
     def __repr__(self) -> str:  # the generated one would show the secret
         return f"_ClusterFile(cluster={self.cluster!r})"
@@ -236,6 +256,7 @@ def load(path: Path, environ: Mapping[str, str]) -> ClusterConfig:
         data_dir=data_dir,
         nodes=nodes,
         timing=timing,
+        snapshots=_snapshots(path, written.snapshots),
         machine_limits=machine_limits,
         http_limits=http_limits,
         secret=secret or well_known,
@@ -386,7 +407,7 @@ def parse_address(text: str) -> Address:
     if bracketed:
         host = host[1:-1]
     ip = _ip(host)
-    if ":" in host and (ip is None or not bracketed):
+    if bracketed != (":" in host) or (bracketed and ip is None):
         raise ValueError("is not host:port (an IPv6 address stands in brackets: [::1]:7601)")
     if ip is None and not _HOSTNAME.fullmatch(host):
         raise ValueError("has no valid host name")
@@ -462,7 +483,16 @@ def _timing(path: Path, written: _TimingFile) -> Timing:
     return Timing(written.heartbeat_ms, written.election_ms_min, written.election_ms_max)
 
 
-def _limits(path: Path, written: dict[str, int]) -> tuple[Limits, HttpLimits]:
+def _snapshots(path: Path, written: _SnapshotsFile) -> Snapshots:
+    for name in _SnapshotsFile.__struct_fields__:
+        value = getattr(written, name)
+        if not 1 <= value <= SNAPSHOTS_MAX:
+            detail = f"{value} is outside 1 to {SNAPSHOTS_MAX}"
+            raise ConfigError(path, f"$.snapshots.{name}", detail)
+    return Snapshots(written.after_entries, written.after_mib, written.keep_entries)
+
+
+def _limits(path: Path, written: dict[str, Any]) -> tuple[Limits, HttpLimits]:
     machine_names = [f.name for f in dataclasses.fields(Limits)]
     http_names = [f.name for f in dataclasses.fields(HttpLimits)]
     for name, value in written.items():
@@ -470,6 +500,8 @@ def _limits(path: Path, written: dict[str, int]) -> tuple[Limits, HttpLimits]:
         if name not in machine_names and name not in http_names:
             hint = _suggest(name, machine_names + http_names)
             raise ConfigError(path, where, f"there is no such limit{hint}")
+        if type(value) is not int:  # a bool is an int to isinstance
+            raise ConfigError(path, where, f"{_shown(where, value)} is not a whole number")
         if not 1 <= value <= wire.INTEGER_MAX:
             raise ConfigError(path, where, f"{value} is outside 1 to {wire.INTEGER_MAX}")
     machine = {name: value for name, value in written.items() if name in machine_names}

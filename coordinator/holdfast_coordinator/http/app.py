@@ -108,8 +108,7 @@ def _outermost(metrics: Metrics, requests_in_flight_max: int) -> Middleware:
     @web.middleware
     async def outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
         nonlocal in_flight
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = metrics.now()
         status = CLIENT_CLOSED_STATUS
         in_flight += 1
         try:
@@ -117,9 +116,11 @@ def _outermost(metrics: Metrics, requests_in_flight_max: int) -> Middleware:
                 raise Problem(Code.OVERLOADED, "this node has too many requests in progress")
             response = await handler(request)
             status = response.status
-        except (asyncio.CancelledError, ConnectionError):
+        except asyncio.CancelledError:
             raise  # the caller has gone; there is nobody to answer
-        except Exception as error:  # noqa: BLE001 - the last place where a fault can be made an answer
+        except Exception as error:
+            if isinstance(error, ConnectionError) and _has_gone(request):
+                raise
             problem = _problem_of(error, request)
             metrics.count_rejected(problem.code.value)
             status = problem.status
@@ -128,9 +129,15 @@ def _outermost(metrics: Metrics, requests_in_flight_max: int) -> Middleware:
             return response
         finally:
             in_flight -= 1
-            metrics.observe_request(_route(request), request.method, status, loop.time() - started)
+            metrics.observe_request(
+                _route(request), request.method, status, metrics.now() - started
+            )
 
     return outermost
+
+
+def _has_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _route(request: web.Request) -> str:
@@ -195,7 +202,7 @@ class HttpServer:
         self.port = port
 
     async def close(self) -> None:
-        """Stop listening, give requests in progress `SHUTDOWN_GRACE_SECONDS`, cancel the rest. May be called again."""
+        """Stop listening, give requests in progress `shutdown_grace_seconds`, cancel the rest. May be called again."""
         self._listener.close()
         await self._runner.cleanup()
 
@@ -209,6 +216,7 @@ async def start_http(
     http_limits: HttpLimits | None = None,
     metrics: Metrics | None = None,
     new_session: Callable[[], str] = new_session_id,
+    shutdown_grace_seconds: float = SHUTDOWN_GRACE_SECONDS,
 ) -> HttpServer:
     """Listen on `host`:`port` (0: any free port; see `HttpServer.port`) and answer for `node`.
 
@@ -225,7 +233,7 @@ async def start_http(
         app,
         access_log=None,
         handler_cancellation=True,
-        shutdown_timeout=SHUTDOWN_GRACE_SECONDS,
+        shutdown_timeout=shutdown_grace_seconds,
     )
     await runner.setup()
     server = runner.server

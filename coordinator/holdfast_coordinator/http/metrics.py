@@ -7,6 +7,7 @@ somebody asks, not kept twice.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -17,7 +18,7 @@ from prometheus_client.registry import Collector
 from holdfast._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from prometheus_client.metrics_core import Metric
 
@@ -39,9 +40,13 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OP
 
 
 class Metrics:
-    """The counters that somebody has to bump. Made before the node, so that the engine can be given `observe_fsync`."""
+    """The counters that somebody has to bump. Made before the node, so that the engine can be given `observe_fsync`.
 
-    def __init__(self) -> None:
+    `now` measures durations, in seconds. Not the event loop's clock: uvloop's goes in steps of a millisecond.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self.now = now
         self.registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self.registry)
         self._requests = Histogram(

@@ -1,0 +1,201 @@
+"""The HTTP layer over a real machine and no Raft: each operation is a log entry of its own, applied at once."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from holdfast_coordinator.http import HttpServer, start_http
+from holdfast_coordinator.machine import (
+    Barrier,
+    Entry,
+    Limits,
+    Machine,
+    Operation,
+    Origin,
+    Outcome,
+    Queued,
+    Refused,
+    Withdraw,
+)
+from holdfast_coordinator.node_types import ClusterStatus, NodeStatus, Unknown
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+
+class FakeNode:
+    """A `NodePort` of one. `answers` (if any) are given in turn instead of the machine's; `withdrawn` are the callers that went."""
+
+    def __init__(self, limits: Limits | None = None, *, waits_end_at_once: bool = False) -> None:
+        self.machine = Machine(limits or Limits())
+        self.is_ready = True
+        self.lag_ms: int | None = 7
+        self.leader: str | None = "n1"
+        self.read_refusal: Refused | Unknown | None = None
+        self.answers: list[Outcome | Unknown | BaseException] = []
+        self.withdrawn: list[Origin] = []
+        self.submitted: list[Operation] = []
+        self.queued = asyncio.Event()
+        self.withdrew = asyncio.Event()
+        self._waits_end_at_once = waits_end_at_once
+        self._sequence = 0
+        self._waiting: dict[Origin, asyncio.Future[Outcome]] = {}
+
+    async def submit(self, operation: Operation) -> Outcome | Unknown:
+        self.submitted.append(operation)
+        if self.answers:
+            answer = self.answers.pop(0)
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+        origin = self._origin()
+        outcome = self._apply(((origin, operation),))[origin]
+        if not isinstance(outcome, Queued):
+            return outcome
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting[origin] = waiting
+        self.queued.set()
+        if self._waits_end_at_once:
+            self.advance(getattr(operation, "wait_ms", 0))
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            self._waiting.pop(origin, None)
+            self._apply(((self._origin(), Withdraw(origin)),))
+            self.withdrawn.append(origin)
+            self.withdrew.set()
+            raise
+
+    def advance(self, milliseconds: int) -> None:
+        """Let cluster time pass."""
+        while milliseconds > 0:
+            self._apply((), min(milliseconds, 500))
+            milliseconds -= 500
+
+    async def barrier(self) -> Refused | Unknown | None:
+        if self.read_refusal is None:
+            self._apply(((self._origin(), Barrier()),))
+        return self.read_refusal
+
+    def status(self) -> ClusterStatus:
+        me = NodeStatus("n1", "http://127.0.0.1:7601", "127.0.0.1:7701", "leader", 3)
+        other = NodeStatus("n2", "http://127.0.0.1:7602", "127.0.0.1:7702", "unreachable")
+        return ClusterStatus(
+            node="n1",
+            leader=self.leader,
+            term=2,
+            nodes=(me, other),
+            commit_index=4,
+            applied_index=3,
+            cluster_time_ms=self.machine.cluster_time_ms,
+            cluster="test",
+            leader_changes=1,
+            rejected={"schema": 2},
+        )
+
+    def session_ref(self, session: str) -> str:
+        return hashlib.sha256(session.encode()).hexdigest()[:16]
+
+    def _origin(self) -> Origin:
+        self._sequence += 1
+        return Origin("n1", 1, self._sequence)
+
+    def _apply(
+        self, operations: tuple[tuple[Origin, Operation], ...], elapsed_ms: int = 0
+    ) -> dict[Origin, Outcome]:
+        outcomes = dict(self.machine.apply(Entry(1, elapsed_ms, operations)))
+        for origin, outcome in outcomes.items():
+            waiting = self._waiting.get(origin)
+            if waiting is not None and not isinstance(outcome, Queued):
+                del self._waiting[origin]
+                waiting.set_result(outcome)
+        return outcomes
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: Any
+    raw: bytes
+
+    @property
+    def body(self) -> Any:
+        if self.headers["Content-Type"] == "application/msgpack":
+            return msgspec.msgpack.decode(self.raw)
+        return msgspec.json.decode(self.raw)
+
+    @property
+    def code(self) -> str:
+        """The code of a problem, after checking that it is a well-formed one."""
+        assert self.headers["Content-Type"] == "application/problem+json", self.raw
+        body = msgspec.json.decode(self.raw)
+        assert body["status"] == self.status
+        assert body["type"] == f"urn:holdfast:problem:{body['code']}"
+        assert body["title"]
+        assert body["detail"]
+        return str(body["code"])
+
+
+class Caller:
+    """Plain HTTP to one server."""
+
+    def __init__(self, http: aiohttp.ClientSession, server: HttpServer) -> None:
+        self._http = http
+        self.url = f"http://127.0.0.1:{server.port}"
+        self.port = server.port
+
+    async def send(self, method: str, path: str, **kwargs: Any) -> Reply:
+        async with self._http.request(method, self.url + path, **kwargs) as response:
+            return Reply(response.status, response.headers, await response.read())
+
+    async def post(self, path: str, body: Any, query: str = "") -> Reply:
+        return await self.send("POST", path + query, json=body)
+
+    async def get(self, path: str, **query: Any) -> Reply:
+        return await self.send("GET", path, params=query)
+
+    async def acquire(self, key: str, **fields: Any) -> Reply:
+        if "session" not in fields:
+            fields.setdefault("ttl_ms", 10_000)
+        return await self.post("/v1/locks/acquire", {"key": key, **fields})
+
+    async def open(self, session: str, ttl_ms: int = 10_000) -> Reply:
+        return await self.post("/v1/sessions", {"session": session, "ttl_ms": ttl_ms})
+
+
+@pytest.fixture(scope="session")
+def make_node() -> Callable[..., FakeNode]:
+    return FakeNode
+
+
+@pytest.fixture
+async def node() -> FakeNode:
+    return FakeNode()
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Callable[..., Any]]:
+    """Start a server for a node: `caller = await serve(node, http_limits=...)`."""
+    servers: list[HttpServer] = []
+    async with aiohttp.ClientSession() as http:
+
+        async def start(node: FakeNode, **options: Any) -> Caller:
+            server = await start_http(node, "127.0.0.1", 0, **options)
+            servers.append(server)
+            return Caller(http, server)
+
+        yield start
+    for server in servers:
+        await server.close()
+
+
+@pytest.fixture
+async def caller(serve: Callable[..., Any], node: FakeNode) -> Caller:
+    return await serve(node)
