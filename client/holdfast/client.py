@@ -32,7 +32,7 @@ from holdfast.errors import (
 )
 from holdfast.grant import Grant, Hooks
 from holdfast.lock import Lock
-from holdfast.requests import SESSION_GONE_CODES, Requester, refusal
+from holdfast.requests import ATTEMPT_SECONDS, SESSION_GONE_CODES, Requester, refusal
 from holdfast.session import LEASE_RAN_OUT, Session
 from holdfast.transport import (
     Answer,
@@ -280,11 +280,11 @@ class AsyncClient:
         self._check_open()
         request = Request("GET", f"{wire.API_PREFIX}/cluster")
 
+        seconds = min(self._settings.timeout, ATTEMPT_SECONDS)
+
         async def ask(endpoint: str) -> ClusterInfo | HoldfastError:
             try:
-                answer = await self._transport.attempt(
-                    endpoint, request, seconds=self._settings.timeout
-                )
+                answer = await self._transport.attempt(endpoint, request, seconds=seconds)
                 return cluster_of(answer.body) if answer.status < 400 else refusal(answer)
             except (NotSent, NoAnswer) as error:
                 return Unreachable(str(error))

@@ -142,6 +142,7 @@ class Session:
                     answer, keys
                 )
             is_known, is_granted = True, answer.status < 400
+            self._end_if_gone(answer)
         except Unreachable:
             is_known = True
             raise

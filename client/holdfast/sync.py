@@ -296,6 +296,8 @@ class _Core:
         # A daemon: a process that ends without `close` must not hang on it; its session ends by the TTL.
         self._thread = threading.Thread(target=self._serve, name="holdfast", daemon=True)
         self._stopping = threading.Lock()
+        self._gate = threading.Lock()
+        self._calls: set[_Call] | None = set()  # None: the thread has ended
         self._thread.start()
         _cores.add(self)
 
@@ -312,22 +314,28 @@ class _Core:
             work.close()
             raise ClientClosed("the client was closed")
         call = _Call(work, give_back)
-        try:
+        with self._gate:
+            if self._calls is None:
+                work.close()
+                raise ClientClosed("the client was closed")
+            self._calls.add(call)
             self._loop.call_soon_threadsafe(call.start)
-        except RuntimeError as error:  # the loop was closed in between
-            work.close()
-            raise ClientClosed("the client was closed") from error
         try:
             outcome: T = call.done.result()
-            return outcome
         except concurrent.futures.CancelledError as error:
             raise ClientClosed("the client was closed") from error
         except HoldfastError:
             raise
         except BaseException:
-            if not self.is_stopped:
-                self._loop.call_soon_threadsafe(call.abandon)
+            with self._gate:
+                if self._calls is not None:
+                    self._loop.call_soon_threadsafe(call.abandon)
             raise
+        finally:
+            with self._gate:
+                if self._calls is not None:
+                    self._calls.discard(call)
+        return outcome
 
     def stop(self) -> None:
         """Close the client and end the thread. Harmless to repeat, and in a child of the process."""
@@ -354,6 +362,10 @@ class _Core:
             self._loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         finally:
+            with self._gate:
+                rest_calls, self._calls = self._calls or set(), None
+            for call in rest_calls:  # came after the last turn of the loop: nobody else wakes them
+                call.drop()
             self._loop.close()
 
 
@@ -385,7 +397,15 @@ class _Call:
         if work is not None:
             self._returning = asyncio.get_running_loop().create_task(work)
 
+    def drop(self) -> None:
+        """The loop is over: whoever waits is told so."""
+        if self._task is None:
+            self._work.close()
+        self.done.cancel()
+
     def _finished(self, task: asyncio.Task[Any]) -> None:
+        if self.done.done():
+            return
         if task.cancelled():
             self.done.cancel()
         elif (error := task.exception()) is not None:

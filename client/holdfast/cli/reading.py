@@ -80,8 +80,11 @@ def _print_status(views: Views, best: holdfast.ClusterInfo | None) -> None:
             numbers = (str(view.applied_index), str(view.commit_index))
             table.add_row(Text(url), Text(view.node), state, *numbers)
         else:
-            table.add_row(Text(url), "-", Text(f"unreachable: {view}"), "-", "-")
+            table.add_row(Text(url), "-", "unreachable", "-", "-")
     console().print(table)
+    for view in views.values():
+        if isinstance(view, holdfast.HoldfastError):
+            say(str(view))
 
 
 @click.command(short_help="The locks that are held or waited for.")
@@ -114,7 +117,7 @@ def ls(prefix: str, limit: int, after: str | None, endpoints: str, as_json: bool
             str(holder.token) if holder else "-",
             Text(holder.owner or "-") if holder else "-",
             f"{holder.remaining:.1f} s" if holder else "-",
-            str(len(lock.waiters)),
+            str(lock.queue_length),
         )
     console().print(table)
     if page.next is not None:
@@ -138,25 +141,20 @@ def show(key: str, endpoints: str, as_json: bool) -> None:
     if as_json:
         print_json(lock.raw)
         return
-    out = console()
     if not lock.holders:
-        out.print(Text(f"{lock.key}: nobody holds it"))
+        click.echo(f"{lock.key}: nobody holds it")
     for holder in lock.holders:
-        out.print(
-            Text(
-                f"{lock.key}: held with token {holder.token} by {_who(holder.owner, holder.session_ref)}, "
-                f"for another {holder.remaining:.1f} s unless renewed"
-            )
-        )
+        who = _who(holder.owner, holder.session_ref)
+        left = f"for another {holder.remaining:.1f} s unless renewed"
+        click.echo(f"{lock.key}: held with token {holder.token} by {who}, {left}")
     for place, waiter in enumerate(lock.waiters, start=1):
         also = [other for other in waiter.keys if other != lock.key]
         together = f", together with {', '.join(also)}" if also else ""
-        out.print(
-            Text(
-                f"  {place}. waits: {_who(waiter.owner, waiter.session_ref)}, "
-                f"for another {waiter.remaining_wait:.1f} s{together}"
-            )
-        )
+        who = _who(waiter.owner, waiter.session_ref)
+        click.echo(f"  {place}. waits: {who}, for another {waiter.remaining_wait:.1f} s{together}")
+    more = lock.queue_length - len(lock.waiters)
+    if more > 0:
+        click.echo(f"  and {more} more")
 
 
 def _who(owner: str | None, session_ref: str | None) -> str:
