@@ -82,6 +82,7 @@ async def run_node(arguments: argparse.Namespace) -> None:
             data_dir=Path(arguments.directory) / arguments.node,
             heartbeat_ms=200,
             election_ms=(1000, 2000),
+            bootstrap=True,
         ),
         host,
         rng=random.Random(arguments.node),  # noqa: S311 - a seeded run

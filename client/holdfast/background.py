@@ -31,8 +31,7 @@ class Chores:
         task = asyncio.get_running_loop().create_task(work, name=f"holdfast: {what}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        if not awaited:
-            task.add_done_callback(_log_failure)
+        task.add_done_callback(_look if awaited else _log_failure)
         return task
 
     def cancel(self) -> None:
@@ -46,6 +45,12 @@ class Chores:
         current = asyncio.current_task()
         while rest := {each for each in self._tasks if each is not current}:
             await asyncio.wait(rest)
+
+
+def _look(task: asyncio.Task[Any]) -> None:
+    """Whoever waited may have been cancelled meanwhile; then nobody is left to look, and asyncio would print a traceback."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:

@@ -8,6 +8,7 @@ It knows aiohttp and the encodings, and nothing of locks and sessions.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
@@ -178,7 +179,7 @@ class HttpTransport:
                 body = decode(response.content_type, raw)
                 return Answer(response.status, body, sent_at, endpoint)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise NotSent(f"{endpoint}: {error}") from error
+            raise NotSent(f"{endpoint} cannot be reached: {_why(error)}") from error
         except aiohttp.InvalidURL as error:
             raise NotSent(f"{endpoint} is not an address") from error
         except TimeoutError as error:
@@ -209,6 +210,16 @@ class HttpTransport:
                 auto_decompress=True,
             )
         return session
+
+
+def _why(error: Exception) -> str:
+    """Why there is no connection, in the words of the operating system; aiohttp's repeat the address twice."""
+    cause = getattr(error, "os_error", None)
+    if not isinstance(cause, OSError):
+        return str(error) or "no connection in time"
+    if cause.errno is not None and cause.errno > 0:
+        return os.strerror(cause.errno)
+    return cause.strerror or str(cause)  # a name that cannot be resolved has numbers of its own
 
 
 def encode(encoding: Encoding, body: Mapping[str, Any]) -> bytes:

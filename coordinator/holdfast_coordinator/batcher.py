@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final
 
 from .machine import Entry, encode_entry
@@ -23,12 +24,24 @@ TIME_PERIOD_MS: Final = 250
 OPERATIONS_PER_ENTRY_MAX: Final = 512
 """Bounds an entry to 512 operations, and so the time of one apply to a few milliseconds."""
 
+ENTRY_BYTES_MAX: Final = 256 * 1024
+"""Of an entry, and of a message between nodes. Below what the engine takes (512 KiB), above the largest single operation (half as
+much: the most keys that a configuration may allow, each as long as a key can be)."""
+
 ENTRIES_IN_FLIGHT_MAX: Final = 4
 """Uncommitted entries before what arrives is gathered for the next one: enough to hide a sync behind a round trip, few enough that
 batches grow with the load."""
 
 OFFERED_MAX: Final = 65_536
 """Operations that wait here. Each origin has a bounded number outstanding, so this is reached only by a peer that is not ours."""
+
+
+def encode_within_limit(count: int, encode: Callable[[int], bytes]) -> tuple[int, bytes]:
+    """How many of the first `count` operations travel together, and their bytes. Operations are small, so nearly always all of
+    them fit at once; where they are large, half as many are tried until they do."""
+    while len(data := encode(count)) > ENTRY_BYTES_MAX and count > 1:
+        count //= 2
+    return count, data
 
 
 class Batcher:
@@ -93,9 +106,16 @@ class Batcher:
             self._time_only_index = last_index + 1
         elif last_index - commit_index >= ENTRIES_IN_FLIGHT_MAX:
             return None
-        count = min(len(self._offered), OPERATIONS_PER_ENTRY_MAX)
-        operations = tuple(self._offered.popleft() for _ in range(count))
-        return encode_entry(Entry(term, self._elapsed_ms(now_ns), operations))
+        elapsed_ms = self._elapsed_ms(now_ns)
+
+        def encode(count: int) -> bytes:
+            return encode_entry(Entry(term, elapsed_ms, tuple(islice(self._offered, count))))
+
+        count_max = min(len(self._offered), OPERATIONS_PER_ENTRY_MAX)
+        count, entry = encode_within_limit(count_max, encode)
+        for _ in range(count):
+            self._offered.popleft()
+        return entry
 
     def _elapsed_ms(self, now_ns: int) -> int:
         elapsed_ms = max(0, now_ns - self._accounted_ns) // 1_000_000

@@ -41,8 +41,14 @@ SECRET_BYTES_MAX: Final = 4096
 ELECTION_PER_HEARTBEAT_MIN: Final = 2
 """A node must be able to miss one heartbeat without calling an election."""
 
+KEYS_PER_ACQUIRE_CEILING: Final = 256
+"""What `keys_per_acquire_max` may be raised to: an acquire of so many keys of 512 bytes still fits into a log entry."""
+
 HEARTBEAT_MS_MIN: Final = 10
 TIMING_MS_MAX: Final = 60_000
+
+SNAPSHOTS_MAX: Final = 1_000_000
+"""Of each setting of `snapshots`: a journal of a million entries, or of a TiB, is not one that anybody wants to replay."""
 
 ENV_SECRET: Final = "HOLDFAST_SECRET"  # noqa: S105 - the name of a variable
 ENV_SECRET_FILE: Final = "HOLDFAST_SECRET_FILE"  # noqa: S105 - the name of a variable
@@ -350,6 +356,8 @@ def _names_at(where: str) -> list[str]:
         struct = _NodeFile
     elif where == "$.timing":
         struct = _TimingFile
+    elif where == "$.snapshots":
+        struct = _SnapshotsFile
     return list(struct.__struct_fields__)
 
 
@@ -510,6 +518,9 @@ def _limits(path: Path, written: dict[str, Any]) -> tuple[Limits, HttpLimits]:
         limits = dataclasses.replace(Limits(), **machine)
     except ValueError as error:
         raise ConfigError(path, "$.limits", str(error)) from None
+    if limits.keys_per_acquire_max > KEYS_PER_ACQUIRE_CEILING:
+        detail = f"{limits.keys_per_acquire_max} is outside 1 to {KEYS_PER_ACQUIRE_CEILING}"
+        raise ConfigError(path, "$.limits.keys_per_acquire_max", detail)
     if limits.ttl_ms_min > limits.ttl_ms_max:
         detail = f"{limits.ttl_ms_min} is more than ttl_ms_max ({limits.ttl_ms_max})"
         raise ConfigError(path, "$.limits.ttl_ms_min", detail)

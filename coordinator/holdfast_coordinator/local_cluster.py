@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from signal import Signals
 from types import TracebackType
 from typing import Final, Self
 
@@ -30,10 +31,11 @@ class LocalClusterError(Exception):
 
 class LocalCluster:
     """`async with LocalCluster(directory) as cluster:` gives a ready cluster. `directory` receives `cluster.yml`, the data and one
-    log file a node."""
+    log file a node. `settings` are more lines for `cluster.yml`."""
 
-    def __init__(self, directory: Path, *, nodes: int = 3) -> None:
+    def __init__(self, directory: Path, *, nodes: int = 3, settings: str = "") -> None:
         self.directory = directory
+        self._settings = settings
         self.names = tuple(f"n{number}" for number in range(1, nodes + 1))
         ports = free_ports(2 * nodes)
         self._http = {name: f"127.0.0.1:{ports.pop()}" for name in self.names}
@@ -44,7 +46,7 @@ class LocalCluster:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.config_path.write_text(self._config())
         try:
-            await self.start(*self.names)
+            await self._start(self.names, "--bootstrap")
         except BaseException:
             await self.stop()
             raise
@@ -76,15 +78,40 @@ class LocalCluster:
     def pid(self, name: str) -> int:
         return self._processes[name].pid
 
-    async def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+    async def kill(self, name: str, number: Signals = Signals.SIGKILL) -> None:
         """End one node with a signal and wait until it is gone."""
         process = self._processes.pop(name)
         process.send_signal(number)
         await process.wait()
 
+    async def ended(self, name: str) -> int:
+        """Wait until a node ends by itself; its exit code (negative: a signal)."""
+        status = await self._processes[name].wait()
+        del self._processes[name]
+        return status
+
+    def signal(self, name: str, number: Signals) -> None:
+        """Send a signal that does not end a node, such as SIGSTOP and SIGCONT."""
+        self._processes[name].send_signal(number)
+
     async def start(self, *names: str) -> None:
         """Start nodes that are not running, and wait until each is ready. (A majority must be running then.)"""
-        await asyncio.gather(*(self._spawn(name) for name in names))
+        await self._start(names)
+
+    async def start_unready(self, name: str) -> None:
+        """Start a node that may have to wait: for the others, or to be admitted."""
+        await self._spawn(name)
+
+    def log(self, name: str) -> str:
+        """What a node has written so far, over all its lives."""
+        return (self.directory / f"{name}.log").read_text(errors="replace")
+
+    def data_dir(self, name: str) -> Path:
+        return self.directory / "data" / name
+
+    async def _start(self, names: Iterable[str], *options: str) -> None:
+        names = tuple(names)
+        await asyncio.gather(*(self._spawn(name, *options) for name in names))
         await asyncio.gather(*(self.wait_ready(name) for name in names))
 
     async def stop(self) -> None:
@@ -93,7 +120,7 @@ class LocalCluster:
         self._processes.clear()
         for process in processes:
             if process.returncode is None:
-                process.send_signal(signal.SIGCONT)
+                process.send_signal(Signals.SIGCONT)
                 process.terminate()
         for process in processes:
             try:
@@ -125,10 +152,10 @@ class LocalCluster:
             f"  - {{name: {name}, http: '{self._http[name]}', raft: '{self._raft[name]}'}}"
             for name in self.names
         ]
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, self._settings]) + "\n"
 
-    async def _spawn(self, name: str) -> None:
-        command = ("serve", "--node", name, "--config", str(self.config_path))
+    async def _spawn(self, name: str, *options: str) -> None:
+        command = ("serve", "--node", name, "--config", str(self.config_path), *options)
         with (self.directory / f"{name}.log").open("ab") as output:
             self._processes[name] = await asyncio.create_subprocess_exec(
                 sys.executable,

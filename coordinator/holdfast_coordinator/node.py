@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgpack
 import structlog
 
-from .batcher import TIME_PERIOD_MS, Batcher
+from .batcher import TIME_PERIOD_MS, Batcher, encode_within_limit
 from .machine import Limits, Machine, decode_entry, decode_operation, encode_operation
 from .machine.codec import EMPTY_ENTRY
 from .machine.operations import Acquire, Barrier, Operation, Origin, Release, Withdraw
@@ -39,6 +39,13 @@ FORWARD_AGAIN_MS: Final = 1_000
 
 LAG_MS_MAX: Final = 1_000
 """A node that has been behind for longer than this is not ready."""
+
+PEER_GONE_MS: Final = 500
+"""A leader takes a node that has been disconnected for so long for dead, and withdraws its callers that wait without a name: longer
+than a connection takes to come back, short because until then a grant can still go to nobody (for the length of its lease)."""
+
+WITHDRAWALS_PER_ROUND_MAX: Final = 1_000
+"""A dead node may have had tens of thousands of waiting callers; what is alive goes on meanwhile."""
 
 OPERATIONS_PER_MESSAGE_MAX: Final = 512
 RETRY_AFTER_MS: Final = 200
@@ -72,6 +79,8 @@ class Node:
         self._caught_up_ns = clock_ns()
         self._pump_scheduled = False
         self._progress = (0, 0)
+        self._gone_since_ns: dict[str, int] = {}
+        self._withdrawals: list[asyncio.Future[Outcome | Unknown]] = []
         self._housekeeping: asyncio.TimerHandle | None = None
         self.rejected_messages = 0
         self._leader_changes = 0
@@ -124,6 +133,14 @@ class Node:
         if isinstance(outcome, Refused | Unknown):
             return outcome
         raise AssertionError(f"a barrier was answered with {type(outcome).__name__}")
+
+    async def step_down(self) -> str:
+        """Have the leader, whichever node it is, hand over; the new leader's name. Raises `AdminRefused`. Callers are delayed."""
+        return await self.engine.step_down()
+
+    async def replace_node(self, name: str) -> None:
+        """Admit the data directory with which `name` comes back. Raises `AdminRefused`."""
+        await self.engine.replace_node(name)
 
     def session_ref(self, session: str) -> str:
         """What others may see of a session id: a keyed hash, the same on every node of this cluster."""
@@ -205,6 +222,7 @@ class Node:
         )
         for submission in skipped:
             self._answer(submission, Unknown("this node was behind, and took over a later state"))
+            self._release_unnamed(submission)
         for orphan in orphans:
             self._give_back(orphan)
         log.info("state_taken_over", index=index, term=term, unknown_outcomes=len(skipped))
@@ -238,6 +256,9 @@ class Node:
             self._leader_changes += leader is not None
             log.info("leader_changed", leader=leader, term=term)
         self._leader = leader
+        if leader is not None and self._submissions.last_sequence == 0:
+            # The first word of a new boot: it withdraws the nameless waiters of the process that was here before.
+            self._propose(Barrier())
         self._submissions.forward_again()
         if leader == self.name:
             self._lead(term)
@@ -274,29 +295,50 @@ class Node:
             if leader == self.name:
                 self._batcher.offer(self.name, self.engine.boot, first, operations)
                 self.engine.wake()
-            elif not self._send(leader, first, operations):
+                submissions.forwarded = first + len(operations) - 1
+            elif (count := self._send(leader, first, operations)) > 0:
+                submissions.forwarded = first + count - 1
+            else:
                 return  # housekeeping or the next connection sends it again
-            submissions.forwarded = first + len(operations) - 1
 
-    def _send(self, leader: str, first: int, operations: list[Operation]) -> bool:
+    def _send(self, leader: str, first: int, operations: list[Operation]) -> int:
+        """How many of `operations` were sent, from the first."""
         raws = [encode_operation(operation) for operation in operations]
-        return self.engine.send(
-            leader, msgpack.packb((MESSAGE_VERSION, self.engine.boot, first, raws))
-        )
+        boot = self.engine.boot
+
+        def encode(count: int) -> bytes:
+            payload: bytes = msgpack.packb((MESSAGE_VERSION, boot, first, raws[:count]))
+            return payload
+
+        count, payload = encode_within_limit(len(raws), encode)
+        return count if self.engine.send(leader, payload) else 0
 
     def _give_back(self, orphan: Orphan | None) -> None:
-        """Propose what undoes the request of a caller that has gone. Bounded like any submission: one that finds no room is left to
-        the end of its wait or of its lease."""
-        if orphan is None or self._submissions.full:
+        """Propose what undoes the request of a caller that has gone."""
+        if orphan is None:
             return
-        operation: Operation
         if orphan.grant is not None:
-            operation = Release(orphan.grant.session, orphan.grant.token)
+            self._propose(Release(orphan.grant.session, orphan.grant.token))
         else:
-            operation = Withdraw(Origin(self.name, self.engine.boot, orphan.submission.sequence))
+            sequence = orphan.submission.sequence
+            self._propose(Withdraw(Origin(self.name, self.engine.boot, sequence)))
+
+    def _release_unnamed(self, submission: Submission) -> None:
+        """The outcome of `submission` was passed over. If it was a grant that nobody can ask for again, give it back."""
+        operation = submission.operation
+        if not isinstance(operation, Acquire) or operation.request_id is not None:
+            return
+        token = self.machine.implicit_hold(operation.session, operation.keys)
+        if token is not None:
+            self._propose(Release(operation.session, token))
+
+    def _propose(self, operation: Operation) -> asyncio.Future[Outcome | Unknown]:
+        """An operation of this node's own: it waits for a leader as long as it takes, and is not refused for overload. Its number
+        is bounded all the same: each stems from another submission, at most two from one."""
         future: asyncio.Future[Outcome | Unknown] = asyncio.get_running_loop().create_future()
-        self._submissions.admit(Submission(operation, future, self._clock_ns()))
+        self._submissions.number(Submission(operation, future, self._clock_ns()))
         self._schedule_pump()
+        return future
 
     def keep_house(self) -> None:
         """Four times a second: callers that have waited long enough, a leader that made no progress, the passing of time."""
@@ -307,7 +349,10 @@ class Node:
         self._answer_overdue(now_ns)
         self._retry_stalled(now_ns)
         if engine.is_leader:
+            self._withdraw_for_the_gone(now_ns)
             engine.wake()
+        else:
+            self._gone_since_ns.clear()
 
     def _on_timer(self) -> None:
         self.keep_house()
@@ -322,17 +367,33 @@ class Node:
             self._answer(submissions.admitted.popleft(), refusal)
         unknown_ns = now_ns - UNKNOWN_AFTER_MS * 1_000_000
         for submission in submissions.outstanding.values():
-            if submission.admitted_ns > unknown_ns:
-                break
-            self._answer(submission, Unknown("not decided in time; ask again"))
-            submission.abandoned = True
-        for sequence, submission in list(submissions.waiting.items()):
+            if submission.admitted_ns <= unknown_ns:
+                self._answer(submission, Unknown("not decided in time; ask again"))
+                submission.abandoned = True
+        for submission in submissions.waiting.values():
             operation = submission.operation
             wait_ms = operation.wait_ms if isinstance(operation, Acquire) else 0
-            if submission.admitted_ns <= unknown_ns - wait_ms * 1_000_000:
+            overdue = submission.admitted_ns <= unknown_ns - wait_ms * 1_000_000
+            if overdue and not submission.abandoned:
+                # It stays among the waiting: a grant may stand in the log before the withdrawal, and is given back then.
                 self._answer(submission, Unknown("the end of the wait was not decided in time"))
-                del submissions.waiting[sequence]
+                submission.abandoned = True
                 self._give_back(Orphan(submission))
+
+    def _withdraw_for_the_gone(self, now_ns: int) -> None:
+        """time 0: a node is killed while a nameless acquire waits there; time 1: the lock is released. Without this it would go
+        to a caller that nobody can answer. If the node lives after all, its caller is told, definitely, to ask again."""
+        away = self._members.keys() - self.engine.connected_peers - {self.name}
+        self._gone_since_ns = {name: self._gone_since_ns.get(name, now_ns) for name in away}
+        gone = frozenset(
+            name
+            for name, since_ns in self._gone_since_ns.items()
+            if now_ns - since_ns >= PEER_GONE_MS * 1_000_000
+        )
+        if not gone or not all(future.done() for future in self._withdrawals):
+            return
+        attachments = self.machine.nameless_attachments(gone, WITHDRAWALS_PER_ROUND_MAX)
+        self._withdrawals = [self._propose(Withdraw(attachment)) for attachment in attachments]
 
     def _retry_stalled(self, now_ns: int) -> None:
         """The oldest outstanding operation has been the oldest for a while: what was sent may be lost."""

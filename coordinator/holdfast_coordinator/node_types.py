@@ -9,12 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from holdfast_coordinator.raft.errors import AdminRefused
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from holdfast_coordinator.machine import Machine
     from holdfast_coordinator.machine.operations import Operation
     from holdfast_coordinator.machine.outcomes import Outcome, Refused
+
+__all__ = [
+    "AdminRefused",
+    "ClusterStatus",
+    "NodePort",
+    "NodeState",
+    "NodeStatus",
+    "Unknown",
+]
 
 NodeState = Literal["leader", "follower", "candidate", "unreachable", "unknown"]
 
@@ -89,6 +100,14 @@ class NodePort(Protocol):
 
     async def barrier(self) -> Refused | Unknown | None:
         """None: the machine may be read now and the answer is linearizable."""
+        ...
+
+    async def step_down(self) -> str:
+        """Have the leader hand over; the new leader's name. Raises `AdminRefused`."""
+        ...
+
+    async def replace_node(self, name: str) -> None:
+        """Admit the data directory with which member `name` comes back, in place of the one it had. Raises `AdminRefused`."""
         ...
 
     def status(self) -> ClusterStatus: ...

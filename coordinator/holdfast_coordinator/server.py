@@ -6,6 +6,8 @@ Rule: this is the only place where the real clock, the real engine, the real HTT
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import hashlib
 import logging
 import signal
 import sys
@@ -14,35 +16,43 @@ from collections.abc import Callable
 
 import structlog
 
+from . import compaction
+from .collector import Collector
 from .config import ClusterConfig
 from .http import HttpFailure, Metrics, start_http
+from .machine import Limits
 from .node import Node
-from .raft import Engine, EngineConfig, EngineFailure
+from .raft import CompactionConfig, Engine, EngineConfig, EngineFailure
 from .raft.ports import EnginePort
 
 log = structlog.get_logger("holdfast.server")
+
+HAND_OVER_SECONDS = 1.0
+"""A leader that is asked to stop and cannot hand over in this time stops anyway: the others elect."""
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
 
 
-def run(config: ClusterConfig, node: str) -> int:
+def run(config: ClusterConfig, node: str, *, bootstrap: bool = False) -> int:
     """Serve `node` until SIGTERM or SIGINT. Returns 0 after an orderly end, 1 when the node had to stop by itself, 2 when it could
-    not start (an address in use, a directory that is not its own); the reason is one sentence on standard error."""
+    not start (an address in use, a directory that is not its own); the reason is one sentence on standard error. `bootstrap`: a
+    data directory that is new founds the cluster together with those of all other nodes, instead of waiting to be admitted."""
     _configure_logging()
+    Collector().install()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(config, node))
+        return runner.run(_serve(config, node, bootstrap=bootstrap))
 
 
-async def _serve(config: ClusterConfig, name: str) -> int:
+async def _serve(config: ClusterConfig, name: str, *, bootstrap: bool) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     address = config.node(name).http
     metrics = Metrics()
-    node, engine = build(config, name)
+    node, engine = build(config, name, bootstrap=bootstrap)
     node.apply_observer = metrics.observe_apply
     try:
         await node.start()
@@ -63,6 +73,10 @@ async def _serve(config: ClusterConfig, name: str) -> int:
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait((stopped, engine.failed), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
+    if not engine.failed.done():
+        # Whoever asks this node meanwhile is answered by the new leader's log, as long as it still listens.
+        handed_over = await engine.leave_leadership(HAND_OVER_SECONDS)
+        log.info("stopping", node=name, leads_no_more=handed_over)
     reason = engine.failed.exception() if engine.failed.done() else None
     if reason is not None:
         log.error("node_failed", node=name, reason=str(reason))
@@ -71,7 +85,7 @@ async def _serve(config: ClusterConfig, name: str) -> int:
     return EXIT_OK if reason is None else EXIT_FAILED
 
 
-def build(config: ClusterConfig, name: str) -> tuple[Node, Engine]:
+def build(config: ClusterConfig, name: str, *, bootstrap: bool = False) -> tuple[Node, Engine]:
     """The node `name` of `config` on its real engine and clock; nothing is started."""
     secret = config.secret.reveal()
     engine_config = EngineConfig(
@@ -82,6 +96,15 @@ def build(config: ClusterConfig, name: str) -> tuple[Node, Engine]:
         data_dir=config.node(name).data_dir,
         heartbeat_ms=config.timing.heartbeat_ms,
         election_ms=(config.timing.election_ms_min, config.timing.election_ms_max),
+        bootstrap=bootstrap,
+        limits_digest=limits_digest(config.machine_limits),
+        compaction=CompactionConfig(
+            command=compaction.command(),
+            parameters=compaction.parameters(config.machine_limits),
+            after_entries=config.snapshots.after_entries,
+            after_bytes=config.snapshots.after_mib << 20,
+            keep_entries=config.snapshots.keep_entries,
+        ),
     )
     engines: list[Engine] = []
 
@@ -101,6 +124,12 @@ def build(config: ClusterConfig, name: str) -> tuple[Node, Engine]:
         session_ref_key=config.cluster.encode() + secret,
     )
     return node, engines[0]
+
+
+def limits_digest(limits: Limits) -> bytes:
+    """Nodes whose machines decide differently about the same log must not share one."""
+    text = repr(sorted(dataclasses.asdict(limits).items()))
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def boot_time_ns() -> int:

@@ -2,7 +2,8 @@
 
 Rule: sequence numbers are given out when an operation is about to be forwarded, without gaps; from then on it is forwarded, after
 each change of the leader again, until this node itself has applied it. Only what never got a number may be refused as
-`no_leader`; whoever stops waiting for a numbered operation has an unknown outcome.
+`no_leader`; whoever stops waiting for a numbered operation has an unknown outcome. What the node itself must see done gets its
+number at once: it outlasts any time without a leader.
 
     admitted --leader known--> outstanding --applied--> answered
                                    |                       ^
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -77,9 +79,12 @@ class Submissions:
             submission = self.admitted.popleft()
             if submission.abandoned or submission.future.done():
                 continue
-            self.last_sequence += 1
-            submission.sequence = self.last_sequence
-            self.outstanding[self.last_sequence] = submission
+            self.number(submission)
+
+    def number(self, submission: Submission) -> None:
+        self.last_sequence += 1
+        submission.sequence = self.last_sequence
+        self.outstanding[self.last_sequence] = submission
 
     def forward_again(self) -> None:
         """Whatever is outstanding may be lost: the leader, the term, or the connection is another one."""
@@ -113,6 +118,23 @@ class Submissions:
         if isinstance(outcome, Granted) and submission.nameless_acquire:
             return Orphan(submission, outcome)
         return None
+
+    def skip(
+        self, last_sequence: int, is_waiting: Callable[[int], bool]
+    ) -> tuple[list[Submission], list[Orphan]]:
+        """This node took over the state of another one, which contains our operations up to `last_sequence`; their outcomes are
+        not in it. What will therefore never be settled is removed and returned: those, and waits that have ended meanwhile. A
+        wait that goes on there is settled like any other; if its caller has gone, it is among the orphans."""
+        contained = [self.outstanding[each] for each in self.outstanding if each <= last_sequence]
+        for submission in contained:
+            self.waiting[submission.sequence] = self.outstanding.pop(submission.sequence)
+        orphans = [
+            Orphan(submission)
+            for submission in contained
+            if submission.abandoned and is_waiting(submission.sequence)
+        ]
+        ended = [sequence for sequence in self.waiting if not is_waiting(sequence)]
+        return [self.waiting.pop(sequence) for sequence in ended], orphans
 
     def abandon(self, submission: Submission) -> Orphan | None:
         """The caller has gone. A waiter has to be withdrawn now; a grant that was decided but not taken has to be given back."""

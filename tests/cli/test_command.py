@@ -77,7 +77,20 @@ def test_the_library_loads_neither_server_nor_command_line() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["up"], ["serve"], ["demo"], ["config", "check"], ["status"], ["ls"], ["show"], ["lock"]],
+    [
+        *(
+            [],
+            ["up"],
+            ["serve"],
+            ["demo"],
+            ["config", "check"],
+            ["status"],
+            ["ls"],
+            ["show"],
+            ["lock"],
+        ),
+        *(["step-down"], ["replace-node"], ["journal", "verify"], ["journal", "dump"]),
+    ],
 )
 def test_every_command_has_help(words: list[str]) -> None:
     """And what runs things tells its exit codes."""

@@ -339,3 +339,14 @@ def test_an_address_is_read_and_written_alike(text, address, is_loopback):
     assert parse_address(text) == address
     assert str(address) == text
     assert address.is_loopback == is_loopback
+
+
+def test_snapshots_are_taken_as_the_file_says(write):
+    """The commented settings of the project's own file are the defaults; a value that cannot be is refused by path."""
+    text = (ROOT / "cluster.yml").read_text()
+    for name in ("snapshots:", "  after_entries", "  after_mib", "  keep_entries"):
+        text = text.replace(f"# {name}", name)
+    assert load(write(text), {}).snapshots == config.Snapshots(100_000, 64, 10_000)
+    assert load(ROOT / "cluster.yml", {}).snapshots == config.Snapshots(100_000, 64, 10_000)
+    with pytest.raises(config.ConfigError, match=r"\$\.snapshots\.after_mib.*0 is outside"):
+        load(write(good() | {"snapshots": {"after_mib": 0}}), {})

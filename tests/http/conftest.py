@@ -24,7 +24,7 @@ from holdfast_coordinator.machine import (
     Refused,
     Withdraw,
 )
-from holdfast_coordinator.node_types import ClusterStatus, NodeStatus, Unknown
+from holdfast_coordinator.node_types import AdminRefused, ClusterStatus, NodeStatus, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -38,6 +38,7 @@ class FakeNode:
         self.is_ready = True
         self.lag_ms: int | None = 7
         self.leader: str | None = "n1"
+        self.admin_refusal: AdminRefused | None = None
         self.read_refusal: Refused | Unknown | None = None
         self.answers: list[Outcome | Unknown | BaseException] = []
         self.withdrawn: list[Origin] = []
@@ -99,6 +100,15 @@ class FakeNode:
             leader_changes=1,
             rejected={"schema": 2},
         )
+
+    async def step_down(self) -> str:
+        if self.admin_refusal is not None:
+            raise self.admin_refusal
+        return "n2"
+
+    async def replace_node(self, name: str) -> None:
+        if self.admin_refusal is not None:
+            raise self.admin_refusal
 
     def session_ref(self, session: str) -> str:
         return hashlib.sha256(session.encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from holdfast_coordinator.http import HttpFailure, new_session_id, start_http
-from holdfast_coordinator.machine import Acquire, Detached, Passed, Refused
+from holdfast_coordinator.machine import Acquire, Detached, Passed, Refused, Withdrawn
 from holdfast_coordinator.node_types import Unknown
 
 ALICE = "alice-0123456789abcdef"
@@ -269,6 +269,23 @@ async def test_the_cluster_is_shown_as_the_node_sees_it(caller):
     }
 
 
+async def test_the_hash_of_the_state_is_shown_when_asked_for(caller, node):
+    """Nodes that have applied the same entries show the same; so it changes with the state, and with nothing else."""
+    assert "state_hash" not in (await caller.get("/v1/cluster", state_hash="false")).body
+    before = (await caller.get("/v1/cluster", state_hash="true")).body["state_hash"]
+    assert before == node.machine.state_hash().hex()
+    assert (await caller.get("/v1/cluster", state_hash="true")).body["state_hash"] == before
+    await caller.post("/v1/sessions", {"ttl_ms": 10_000})
+    assert (await caller.get("/v1/cluster", state_hash="true")).body["state_hash"] != before
+
+
+async def test_a_state_too_large_to_hash_between_two_heartbeats_is_refused(caller, monkeypatch):
+    monkeypatch.setattr("holdfast_coordinator.http.handlers.STATE_HASH_ITEMS_MAX", 0)
+    await caller.post("/v1/sessions", {"ttl_ms": 10_000})
+    refused = await caller.get("/v1/cluster", state_hash="true")
+    assert (refused.status, refused.code) == (429, "limit_reached")
+
+
 async def test_alive_is_not_ready(caller, node):
     """A node without a leader must not be restarted for it, and must not be sent callers."""
     assert (await caller.get("/readyz")).body == {"ready": True}
@@ -317,6 +334,13 @@ async def test_an_unknown_outcome_is_504_and_not_a_refusal(caller, node):
     for _ in range(2):
         unknown = await caller.acquire("k")
         assert (unknown.status, unknown.code) == (504, "unknown_outcome")
+
+
+async def test_a_wait_that_the_leader_ended_is_a_definite_refusal(caller, node):
+    """The leader took this node for dead: nothing was acquired, and the caller may ask again."""
+    node.answers = [Withdrawn(removed=True)]
+    refused = await caller.acquire("k")
+    assert (refused.status, refused.code) == (503, "no_leader")
 
 
 @pytest.mark.parametrize(

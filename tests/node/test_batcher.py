@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from holdfast_coordinator.batcher import (
     ELAPSED_MS_MAX,
     ENTRIES_IN_FLIGHT_MAX,
+    ENTRY_BYTES_MAX,
     OPERATIONS_PER_ENTRY_MAX,
     TIME_PERIOD_MS,
     Batcher,
 )
+from holdfast_coordinator.config import KEYS_PER_ACQUIRE_CEILING
 from holdfast_coordinator.machine import decode_entry
-from holdfast_coordinator.machine.operations import Barrier, Entry
+from holdfast_coordinator.machine.operations import Acquire, Barrier, Entry
+from holdfast_coordinator.raft import EngineConfig
+
+ENGINE_CONFIG = EngineConfig("n1", "c", b"", {}, Path())
 
 
 class Clock:
@@ -137,3 +144,31 @@ def test_what_arrives_while_enough_is_on_its_way_is_gathered_into_one_bounded_en
         == OPERATIONS_PER_ENTRY_MAX
     )
     assert batcher.backlog == 10
+
+
+def test_an_entry_stays_within_what_the_engine_takes_however_large_the_operations() -> None:
+    """A crowd of acquires of many long keys becomes several entries, in order, and none of them is left behind."""
+    batcher = leader(Clock())
+    keys = tuple("k" * 500 + str(number) for number in range(64))
+    batcher.offer("n1", 1, 1, [Acquire(keys, "s" * 32, ttl_ms=1_000)] * 100)
+    taken: list[int] = []
+    while (
+        data := batcher.next_entry(1, last_index=0, commit_index=0, has_deadlines=False)
+    ) is not None:
+        assert len(data) <= ENTRY_BYTES_MAX
+        taken += sequences(decode_entry(data))
+    assert taken == list(range(1, 101))
+
+
+def test_the_largest_operation_that_a_configuration_may_allow_fits_into_an_entry() -> None:
+    """Otherwise one caller could bring down every leader in turn."""
+    batcher = leader(Clock())
+    key = "\U0001f512" * 127
+    keys = tuple(key + f"{number:03}" for number in range(KEYS_PER_ACQUIRE_CEILING))
+    largest = Acquire(
+        keys, "s" * 64, 1, 1, request_id="\U0001f512" * 128, owner="o" * 256, context="c" * 128
+    )
+    batcher.offer("n" * 63, 2**53, 1, [largest])
+    data = batcher.next_entry(1, last_index=0, commit_index=0, has_deadlines=False)
+    assert data is not None
+    assert len(data) <= ENTRY_BYTES_MAX < ENGINE_CONFIG.max_entry_bytes

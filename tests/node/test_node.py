@@ -8,10 +8,17 @@ from typing import Any
 import msgpack
 import pytest
 
+from holdfast_coordinator.batcher import ENTRY_BYTES_MAX
 from holdfast_coordinator.machine import Limits
 from holdfast_coordinator.machine.operations import Acquire, OpenSession, Operation, Release
-from holdfast_coordinator.machine.outcomes import Granted, Refused, Released, SessionOpened
-from holdfast_coordinator.node import NO_LEADER_AFTER_MS, UNKNOWN_AFTER_MS, Node
+from holdfast_coordinator.machine.outcomes import (
+    Granted,
+    Refused,
+    Released,
+    SessionOpened,
+    Withdrawn,
+)
+from holdfast_coordinator.node import NO_LEADER_AFTER_MS, PEER_GONE_MS, UNKNOWN_AFTER_MS, Node
 from holdfast_coordinator.node_types import Unknown
 from holdfast_coordinator.raft import EngineFailure
 from holdfast_coordinator.raft.scripted import ScriptedLog
@@ -40,6 +47,12 @@ class Cluster:
             members={member: (f"http-{member}", f"raft-{member}") for member in self.names},
             session_ref_key=b"test",
         )
+
+    def restart(self, name: str) -> None:
+        """The process is killed and started again: a later boot, a machine made from the log, no callers."""
+        boot = self.log.engines[name].boot + 1
+        self.nodes[name] = self._node(name)
+        self.log.engines[name].boot = boot
 
     def advance_ms(self, elapsed_ms: int) -> None:
         self.now_ns += elapsed_ms * 1_000_000
@@ -223,10 +236,12 @@ async def test_beyond_the_bound_the_answer_is_overloaded_and_nothing_is_forwarde
 
 async def test_a_message_that_is_not_ours_changes_nothing(cluster: Cluster) -> None:
     node = cluster.nodes["n1"]
+    await cluster.settle()
+    before = list(cluster.log.entries)
     for payload in (b"", b"\xc1", b"\x94\x01\x00\x01\x90", b"\x94\x02\x01\x01\x90", b"\x91\x01"):
         node.on_message("n2", payload)
     await cluster.settle()
-    assert cluster.log.entries == []
+    assert cluster.log.entries == before
     assert node.rejected_messages == 5
 
 
@@ -249,3 +264,155 @@ async def test_the_session_ref_is_the_same_on_every_node_and_not_the_session(
     refs = {node.session_ref(SESSION) for node in cluster.nodes.values()}
     assert len(refs) == 1
     assert SESSION not in refs.pop()
+
+
+async def test_large_operations_are_forwarded_in_several_messages(cluster: Cluster) -> None:
+    """A crowd of acquires of many long keys at a follower: no message is over what the engine takes, and all are answered."""
+    keys = [tuple(f"{each}/" + "k" * 490 + str(n) for n in range(64)) for each in range(40)]
+    tasks = [
+        ask(cluster, "n2", Acquire(some, f"{each:032}", ttl_ms=10_000))
+        for each, some in enumerate(keys)
+    ]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(cluster.log.messages) > 1
+    assert all(len(payload) <= ENTRY_BYTES_MAX for _, _, payload in cluster.log.messages)
+    await cluster.settle()
+    assert sorted(task.result().token for task in tasks) == list(range(1, 41))
+
+
+async def test_what_a_gone_caller_leaves_is_given_back_however_long_the_next_leader_takes(
+    cluster: Cluster,
+) -> None:
+    """time 0: a nameless waiter's caller leaves n2; time 1: there is no leader for longer than an operation waits for one;
+    time 2: a leader comes. The waiter is withdrawn, and nobody gets the lock on behalf of a caller that has gone."""
+    holder = await done(cluster, "n1", anonymous())
+    waiting = ask(cluster, "n2", anonymous(session="b" * 32, wait_ms=30_000))
+    await cluster.settle()
+    cluster.log.elect(None)
+    waiting.cancel()
+    await cluster.settle()
+    cluster.advance_ms(NO_LEADER_AFTER_MS)
+    cluster.keep_house()
+    cluster.log.elect("n3")
+    await cluster.settle()
+    assert not cluster.nodes["n3"].machine.lock("k").waiters
+    assert isinstance(await done(cluster, "n1", Release("a" * 32, holder.token)), Released)
+    assert not cluster.nodes["n3"].machine.lock("k").holders
+
+
+async def test_a_wait_that_outlasted_its_caller_leaves_no_lock(cluster: Cluster) -> None:
+    """time 0: a nameless acquire waits at n2; time 1: no leader, so its wait does not end in time and its caller is told
+    `unknown_outcome`; time 2: the new leader's first entry grants it, before the withdrawal. The grant is given back."""
+    holder = await done(cluster, "n1", anonymous())
+    waiting = ask(cluster, "n2", anonymous(session="b" * 32, wait_ms=1_000))
+    await cluster.settle()
+    cluster.log.elect(None)
+    release = ask(cluster, "n1", Release("a" * 32, holder.token))
+    cluster.advance_ms(UNKNOWN_AFTER_MS + 1_000 - NO_LEADER_AFTER_MS)
+    cluster.nodes["n2"].keep_house()
+    cluster.advance_ms(NO_LEADER_AFTER_MS - 1)
+    cluster.nodes["n2"].keep_house()
+    cluster.advance_ms(1)
+    cluster.nodes["n2"].keep_house()
+    await asyncio.sleep(0)
+    assert isinstance(await waiting, Unknown)
+    cluster.log.elect("n1")
+    await cluster.settle()
+    assert isinstance(await release, Released)
+    machine = cluster.nodes["n1"].machine
+    assert machine.last_token == 2
+    assert not machine.lock("k").holders
+    assert not machine.lock("k").waiters
+
+
+async def test_a_full_node_still_gives_back(cluster: Cluster) -> None:
+    """Giving back is not refused for overload: each of them stems from an operation that was admitted within the bound."""
+    holder = await done(cluster, "n1", anonymous())
+    waiting = ask(cluster, "n2", anonymous(session="b" * 32, wait_ms=30_000))
+    await cluster.settle()
+    cluster.log.elect(None)
+    crowd = [ask(cluster, "n2", Release(SESSION, 7)) for _ in range(IN_FLIGHT_MAX)]
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    cluster.log.elect("n1")
+    for _ in range(10):
+        await cluster.settle()
+    await asyncio.gather(*crowd)
+    assert not cluster.nodes["n1"].machine.lock("k").waiters
+    assert cluster.nodes["n1"].machine.is_current("k", holder.token)
+
+
+async def test_a_node_that_starts_again_withdraws_its_callers_without_being_asked(
+    cluster: Cluster,
+) -> None:
+    """time 0: a nameless acquire waits at n2; time 1: n2 is killed and starts again, and no caller comes to it any more;
+    time 2: the lock is released. Nobody gets it: the waiter's caller went with the process."""
+    holder = await done(cluster, "n1", anonymous())
+    waiting = ask(cluster, "n2", anonymous(session="b" * 32, wait_ms=30_000))
+    await cluster.settle()
+    cluster.restart("n2")
+    cluster.log.elect("n1")
+    await cluster.settle()
+    await done(cluster, "n1", Release("a" * 32, holder.token))
+    assert not cluster.nodes["n1"].machine.lock("k").holders
+    waiting.cancel()
+
+
+async def test_a_grant_that_was_skipped_with_a_taken_over_state_is_given_back(
+    cluster: Cluster,
+) -> None:
+    """time 0: n2's nameless acquire is granted in the log, n2 has not applied it; time 1: n2 takes over a later state, and
+    tells its caller `unknown_outcome`. Nobody could ask for that lock again, so n2 ends its implicit session."""
+    cluster.log.frozen.add("n2")
+    task = ask(cluster, "n2", anonymous())
+    await cluster.settle()
+    leader = cluster.nodes["n1"]
+    assert leader.machine.lock("k").holders
+    cluster.log.frozen.clear()
+    cluster.log.engines["n2"].applied_index = cluster.log.committed
+    cluster.nodes["n2"].restore(cluster.log.committed, 1, leader.machine.snapshot())
+    assert isinstance(await task, Unknown)
+    await cluster.settle()
+    assert not leader.machine.lock("k").holders
+
+
+async def test_the_leader_withdraws_those_who_wait_at_a_dead_node(cluster: Cluster) -> None:
+    """time 0: callers wait at n2, one without a name, one with; time 1: n2 is killed and does not come back; time 2: the lock is
+    released. It goes to the one who can ask for it again through another node."""
+    holder = await done(cluster, "n1", anonymous())
+    await done(cluster, "n1", OpenSession(SESSION, 10_000))
+    gone = ask(cluster, "n2", anonymous(session="b" * 32, wait_ms=30_000))
+    named = ask(cluster, "n2", Acquire(("k",), SESSION, wait_ms=30_000, request_id=1))
+    await cluster.settle()
+    del cluster.log.engines["n2"]
+    cluster.nodes["n1"].keep_house()
+    cluster.advance_ms(PEER_GONE_MS - 1)
+    cluster.nodes["n1"].keep_house()
+    await cluster.settle()
+    assert len(cluster.nodes["n1"].machine.lock("k").waiters) == 2
+    cluster.advance_ms(1)
+    cluster.nodes["n1"].keep_house()
+    await cluster.settle()
+    await done(cluster, "n1", Release("a" * 32, holder.token))
+    machine = cluster.nodes["n1"].machine
+    assert [each.session for each in machine.lock("k").holders] == [SESSION]
+    assert not machine.lock("k").waiters
+    gone.cancel()
+    named.cancel()
+
+
+async def test_a_caller_of_a_living_node_that_was_cut_off_is_told(cluster: Cluster) -> None:
+    """The leader took its node for dead: the wait ends at once and definitely when the node hears of it."""
+    await done(cluster, "n1", anonymous())
+    waiting = ask(cluster, "n2", anonymous(session="b" * 32, wait_ms=30_000))
+    await cluster.settle()
+    engine = cluster.log.engines.pop("n2")
+    cluster.nodes["n1"].keep_house()
+    cluster.advance_ms(PEER_GONE_MS)
+    cluster.nodes["n1"].keep_house()
+    await cluster.settle()
+    cluster.log.engines["n2"] = engine
+    await cluster.settle()
+    assert isinstance(await waiting, Withdrawn)

@@ -79,6 +79,7 @@ class Nodes:
             "data_dir": self.path / name,
             "heartbeat_ms": 40,
             "election_ms": (200, 400),
+            "bootstrap": True,
         }
         return EngineConfig(**(settings | changes))  # type: ignore[arg-type]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from holdfast._version import __version__
-from holdfast.cli import locking, nodes, reading
+from holdfast.cli import admin, files, journal, locking, nodes, reading
 
 _HELP = """Distributed locks you can trust: hold one around a command, look at them, run the cluster.
 
@@ -43,6 +43,10 @@ for _command in (
     nodes.serve,
     nodes.demo,
     nodes.config,
+    admin.step_down,
+    admin.replace_node,
+    files.snapshot,
+    journal.journal,
     reading.status,
     reading.ls,
     reading.show,

@@ -74,7 +74,12 @@ def up(config_path: Path, no_restart: bool, as_json: bool) -> None:
     report = _report_json if as_json else _Reporter(nodes)
     raise click.exceptions.Exit(
         asyncio.run(
-            _supervise(nodes, serve_command(config_path.resolve()), report, restart=not no_restart)
+            _supervise(
+                nodes,
+                serve_command(config_path.resolve(), bootstrap=server_extra.is_new_cluster(loaded)),
+                report,
+                restart=not no_restart,
+            )
         )
     )
 
@@ -145,9 +150,15 @@ class _Reporter:
 )
 @_config_option
 @click.option(
+    "--bootstrap",
+    is_flag=True,
+    help="Found a new cluster: once, on all its nodes. Without it a new data directory waits for "
+    "`holdfast replace-node`. Of no effect on a directory that is in use.",
+)
+@click.option(
     "--supervised-by", type=int, hidden=True, help="End when this process, the parent, dies."
 )
-def serve(node: str, config_path: Path, supervised_by: int | None) -> None:
+def serve(node: str, config_path: Path, bootstrap: bool, supervised_by: int | None) -> None:
     """Run one node of the cluster in the foreground, until SIGTERM or SIGINT.
 
     \b
@@ -157,7 +168,9 @@ def serve(node: str, config_path: Path, supervised_by: int | None) -> None:
     if supervised_by is not None:
         end_with_parent(supervised_by)
     with _refusals_as_exit_codes():
-        raise click.exceptions.Exit(server_extra.serve(server_extra.load(config_path), node))
+        raise click.exceptions.Exit(
+            server_extra.serve(server_extra.load(config_path), node, bootstrap=bootstrap)
+        )
 
 
 @click.command(short_help="Three nodes, a ledger, eight workers, and things that go wrong.")

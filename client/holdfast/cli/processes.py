@@ -96,11 +96,12 @@ class ProcessWorld:
             return False
 
 
-def serve_command(config: Path) -> tuple[str, ...]:
+def serve_command(config: Path, *, bootstrap: bool) -> tuple[str, ...]:
     """What starts a node of `config`, with the interpreter that runs now. `-P`: a file in the current directory that happens to be
     called holdfast.py must not be taken for this package."""
     serve = (sys.executable, "-P", "-m", "holdfast", "serve")
-    return (*serve, "--supervised-by", str(os.getpid()), "--config", str(config))
+    options = ("--bootstrap",) if bootstrap else ()
+    return (*serve, *options, "--supervised-by", str(os.getpid()), "--config", str(config))
 
 
 def occupied(nodes: Iterable[LocalNode]) -> str | None:

@@ -10,17 +10,20 @@ import importlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from holdfast.cli import exit_codes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from holdfast_coordinator.config import ClusterConfig
 
 _NEEDS: Final = {
+    "holdfast_coordinator.compaction": "server",
     "holdfast_coordinator.config": "server",
+    "holdfast_coordinator.founding": "server",
+    "holdfast_coordinator.journal_tool": "server",
     "holdfast_coordinator.server": "server",
     "holdfast_coordinator.demo": "server,ledger",
 }
@@ -71,7 +74,15 @@ def local_nodes(config: ClusterConfig) -> tuple[LocalNode, ...]:
     )
 
 
-def serve(config: ClusterConfig, node: str) -> int:
+def is_new_cluster(config: ClusterConfig) -> bool:
+    """Whether no node's data directory on this machine belongs to a cluster yet: then a start founds one."""
+    _need("holdfast_coordinator.founding")
+    from holdfast_coordinator import founding
+
+    return founding.is_new_cluster(config)
+
+
+def serve(config: ClusterConfig, node: str, *, bootstrap: bool) -> int:
     """Run one node in this process until a signal; the exit code."""
     from holdfast_coordinator.config import ConfigError
 
@@ -82,7 +93,41 @@ def serve(config: ClusterConfig, node: str) -> int:
     _need("holdfast_coordinator.server")
     from holdfast_coordinator.server import run
 
-    return run(config, node)
+    return run(config, node, bootstrap=bootstrap)
+
+
+def inspect_snapshot(path: Path) -> dict[str, object]:
+    """What a snapshot file says and holds, by name. Raises Refusal: it is damaged, and where."""
+    _need("holdfast_coordinator.compaction")
+    from holdfast_coordinator.compaction import inspect
+
+    try:
+        return inspect(path)
+    except (ValueError, OSError) as error:
+        raise Refusal(f"{path}: {error}", exit_codes.FAILED) from error
+
+
+def verify_journal(directory: Path) -> dict[str, Any]:
+    """What the journal of a data directory holds, by name. Raises Refusal: it is damaged, and where."""
+    _need("holdfast_coordinator.journal_tool")
+    from holdfast_coordinator.journal_tool import Damaged, verify
+
+    try:
+        return verify(directory)
+    except Damaged as damaged:
+        raise Refusal(str(damaged), exit_codes.FAILED) from damaged
+
+
+def dump_journal(directory: Path, first: int | None, last: int | None) -> Iterator[dict[str, Any]]:
+    """The entries of a journal, described. Raises Refusal: it is damaged, and where."""
+    _need("holdfast_coordinator.journal_tool")
+    from holdfast_coordinator.journal_tool import Damaged
+    from holdfast_coordinator.journal_tool import dump as dump_entries
+
+    try:
+        yield from dump_entries(directory, first, last)
+    except Damaged as damaged:
+        raise Refusal(str(damaged), exit_codes.FAILED) from damaged
 
 
 def demo(

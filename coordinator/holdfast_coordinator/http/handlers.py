@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 from holdfast import wire
 from holdfast.wire import Code
 from holdfast_coordinator.http import requests, views
-from holdfast_coordinator.http.problems import Problem, bad_request, of_refusal
+from holdfast_coordinator.http.problems import Problem, bad_request, of_admin_refusal, of_refusal
 from holdfast_coordinator.machine.outcomes import (
     Cancelled,
     Closed,
@@ -28,8 +28,9 @@ from holdfast_coordinator.machine.outcomes import (
     Released,
     Renewed,
     SessionOpened,
+    Withdrawn,
 )
-from holdfast_coordinator.node_types import NodePort, Unknown
+from holdfast_coordinator.node_types import AdminRefused, NodePort, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,9 +43,14 @@ if TYPE_CHECKING:
 BODY_READ_SECONDS_MAX: Final = 10.0
 """A body of 64 KiB that takes longer is a caller that is stuck, or that means to occupy us."""
 
+STATE_HASH_ITEMS_MAX: Final = 20_000
+"""Sessions, holds, waiters and what is remembered of ended ones. Hashing takes about 5 microseconds for each, in
+which the node does nothing else: 0.1 s, as long as a heartbeat."""
+
 _LIST_QUERY: Final = frozenset({"key", "prefix", "limit", "after", "consistency"})
 _READ_QUERY: Final = frozenset({"consistency"})
 _CHECK_QUERY: Final = frozenset({"key", "token", "consistency"})
+_CLUSTER_QUERY: Final = frozenset({"state_hash"})
 _NO_QUERY: Final[frozenset[str]] = frozenset()
 
 _JSON_HEADERS: Final = {"Content-Type": wire.MEDIA_JSON, "Cache-Control": "no-store"}
@@ -94,6 +100,8 @@ class Api:
             web.get("/v1/locks", self.list_locks),
             web.get("/v1/locks/check", self.check),
             web.get("/v1/cluster", self.cluster),
+            web.post("/v1/cluster/step-down", self.step_down, expect_handler=_expect),
+            web.post("/v1/cluster/replace-node", self.replace_node, expect_handler=_expect),
             web.get("/v1/openapi.yaml", self.openapi),
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
@@ -195,8 +203,40 @@ class Api:
     # -- the node ----------------------------------------------------------------------------------------------------------
 
     async def cluster(self, request: web.Request) -> web.Response:
+        fields = requests.query(request.rel_url.raw_query_string, _CLUSTER_QUERY)
+        state_hash = self._state_hash() if requests.wants_state_hash(fields) else None
+        # No await between the two: the hash belongs to the applied index beside it.
+        return answer(request, views.cluster_view(self._node.status(), state_hash))
+
+    def _state_hash(self) -> bytes:
+        machine = self._node.machine
+        counts = machine.counts()
+        remembered = counts.sessions + counts.holds + counts.waiters
+        if remembered + counts.previous + counts.ended_sessions > STATE_HASH_ITEMS_MAX:
+            detail = f"the hash of more than {STATE_HASH_ITEMS_MAX} things would hold up the node; compare snapshots instead"
+            raise Problem(Code.LIMIT_REACHED, detail)
+        return machine.state_hash()
+
+    async def step_down(self, request: web.Request) -> web.Response:
         requests.query(request.rel_url.raw_query_string, _NO_QUERY)
-        return answer(request, views.cluster_view(self._node.status()))
+        try:
+            leader = await self._node.step_down()
+        except AdminRefused as refused:
+            raise of_admin_refusal(refused) from None
+        return answer(request, views.SteppedDown(leader))
+
+    async def replace_node(self, request: web.Request) -> web.Response:
+        body = await _body(request, requests.decode_replace)
+        names = [member.name for member in self._node.status().nodes]
+        if body.node not in names:
+            raise bad_request(
+                "node", f"is not a node of this cluster; its nodes: {', '.join(names)}"
+            )
+        try:
+            await self._node.replace_node(body.node)
+        except AdminRefused as refused:
+            raise of_admin_refusal(refused) from None
+        return answer(request, views.NodeReplaced(body.node))
 
     async def openapi(self, request: web.Request) -> web.Response:
         return web.Response(body=self._openapi, content_type="application/yaml")
@@ -226,6 +266,9 @@ class Api:
             raise of_refusal(outcome, self._node.session_ref)
         if isinstance(outcome, Unknown):
             raise Problem(Code.UNKNOWN_OUTCOME, outcome.detail)
+        if isinstance(outcome, Withdrawn):
+            detail = "this node was cut off from the leader while the caller waited; nothing was acquired; ask again"
+            raise Problem(Code.NO_LEADER, detail)
         if isinstance(outcome, Detached):
             detail = "another caller asked again under the same request id and waits now in place of this one"
             raise Problem(Code.UNKNOWN_OUTCOME, detail)

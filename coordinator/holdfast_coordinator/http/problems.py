@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from holdfast_coordinator.machine.outcomes import Refused
+    from holdfast_coordinator.node_types import AdminRefused
 
 RETRY_AFTER_MS: Final = {
     # About half an election at the default timing: the next attempt usually finds the new leader.
@@ -147,6 +148,16 @@ def of_refusal(refused: Refused, session_ref: Callable[[str], str]) -> Problem:
         holders=[holder_view(h, session_ref) for h in refused.holders] if held else None,
         queue_length=refused.queue_length if held else None,
     )
+
+
+def of_admin_refusal(refused: AdminRefused) -> Problem:
+    """What an operator asked for and did not get."""
+    codes = {
+        "no_leader": Code.NO_LEADER,
+        "conflict": Code.CONFLICT,
+        "unknown": Code.UNKNOWN_OUTCOME,
+    }
+    return Problem(codes[refused.code], str(refused))
 
 
 def of_http_exception(error: web.HTTPException) -> Problem:

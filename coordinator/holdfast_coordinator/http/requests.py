@@ -92,6 +92,12 @@ class CancelBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     request_id: int | str
 
 
+class ReplaceBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Name of the node whose data directory is another one from now on."""
+
+    node: str
+
+
 class ReadBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     key: str | None = None
     prefix: str | None = None
@@ -152,6 +158,7 @@ decode_session: Final = Decoder(SessionBody).decode
 decode_acquire: Final = Decoder(AcquireBody).decode
 decode_release: Final = Decoder(ReleaseBody).decode
 decode_cancel: Final = Decoder(CancelBody).decode
+decode_replace: Final = Decoder(ReplaceBody).decode
 decode_read: Final = Decoder(ReadBody).decode
 
 
@@ -272,6 +279,13 @@ def consistency(fields: dict[str, str]) -> Consistency:
     if value == "linearizable":
         return "linearizable"
     raise bad_request("consistency", "is linearizable (the default) or local")
+
+
+def wants_state_hash(fields: dict[str, str]) -> bool:
+    value = fields.get("state_hash", "false")
+    if value not in ("true", "false"):
+        raise bad_request("state_hash", "is true or false (the default)")
+    return value == "true"
 
 
 def query_integer(fields: dict[str, str], name: str) -> int | None:

@@ -133,6 +133,7 @@ class ClusterView(msgspec.Struct, frozen=True):
     commit_index: int
     applied_index: int
     cluster_time_ms: int
+    state_hash: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Alive(msgspec.Struct, frozen=True):
@@ -141,6 +142,14 @@ class Alive(msgspec.Struct, frozen=True):
 
 class Ready(msgspec.Struct, frozen=True):
     ready: bool
+
+
+class SteppedDown(msgspec.Struct, frozen=True):
+    leader: str
+
+
+class NodeReplaced(msgspec.Struct, frozen=True):
+    node: str
 
 
 def holder_view(holder: Holder, session_ref: Callable[[str], str]) -> HolderView:
@@ -190,7 +199,7 @@ def grant_view(granted: Granted) -> GrantView:
     )
 
 
-def cluster_view(status: ClusterStatus) -> ClusterView:
+def cluster_view(status: ClusterStatus, state_hash: bytes | None = None) -> ClusterView:
     members = [MemberView(n.name, n.http, n.raft, n.state, n.match_index) for n in status.nodes]
     return ClusterView(
         status.cluster,
@@ -201,6 +210,7 @@ def cluster_view(status: ClusterStatus) -> ClusterView:
         status.commit_index,
         status.applied_index,
         status.cluster_time_ms,
+        msgspec.UNSET if state_hash is None else state_hash.hex(),
     )
 
 

@@ -23,6 +23,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import nsmallest
+from itertools import islice
 from typing import Any, Final
 
 from . import rules, snapshot
@@ -187,6 +188,22 @@ class Machine:
     def is_waiting(self, origin: Origin) -> bool:
         """Whether a waiter is attached to this operation: its outcome is still to come."""
         return origin in self.state.attachments
+
+    def nameless_attachments(self, nodes: frozenset[str], limit: int) -> list[Origin]:
+        """The first waiters at these nodes that nobody could ask for again."""
+        found = (
+            waiter.attachment
+            for waiter in self.state.waiters.values()
+            if waiter.request_id is None and waiter.attachment.node in nodes
+        )
+        return list(islice(found, limit))
+
+    def implicit_hold(self, session: str, keys: tuple[str, ...]) -> int | None:
+        """The token by which an implicit session holds exactly these keys."""
+        record = self.state.sessions.get(session)
+        if record is None or not record.implicit:
+            return None
+        return next((hold.token for hold in record.holds.values() if hold.keys == keys), None)
 
     def counts(self) -> Counts:
         state = self.state

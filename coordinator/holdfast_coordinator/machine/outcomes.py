@@ -98,7 +98,8 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Withdrawn:
-    """The outcome of a Withdraw, and also the final one of the waiter that it took away: its caller had gone."""
+    """The outcome of a Withdraw, and also the final one of the waiter that it took away: its caller had gone, or its node was
+    taken for dead."""
 
     removed: bool
 

@@ -68,6 +68,8 @@ def settle(state: State, session: Session, settled: int, out: Out) -> None:
         waiter = book.by_id.pop(request_id).waiter
         if waiter is not None:
             dequeue(state, waiter)
+            if session.implicit:  # it was this wait, and has no lease by which it could end
+                del state.sessions[session.id]
             out.append((waiter.attachment, wait_ended("its client has settled this request id")))
             changed.update(dict.fromkeys(waiter.keys))
     del book.integer_ids[:count]

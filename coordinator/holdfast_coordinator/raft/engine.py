@@ -20,11 +20,24 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from holdfast_coordinator.raft.compaction import CompactionConfig, CompactionStats, Compactor
 from holdfast_coordinator.raft.datadir import DataDirectory
-from holdfast_coordinator.raft.errors import EngineFailure
+from holdfast_coordinator.raft.errors import AdminRefused, EngineFailure
 from holdfast_coordinator.raft.journal import Journal
 from holdfast_coordinator.raft.kernel import Kernel, KernelConfig, KernelStats
 from holdfast_coordinator.raft.library import check_seams
+from holdfast_coordinator.raft.messages import AdmitRequest, HandOverRequest
+from holdfast_coordinator.raft.peers import (
+    ACCEPTED,
+    DIGEST_BYTES,
+    NEW_DIRECTORY,
+    NEWCOMER,
+    Introduction,
+    PeerBook,
+    Verdict,
+    advice,
+)
+from holdfast_coordinator.raft.snapshots import SnapshotInfo, SnapshotStore
 from holdfast_coordinator.raft.transport import (
     FRAME_TARGET_BYTES,
     NAME_BYTES_MAX,
@@ -54,6 +67,12 @@ for what arrived behind a full read buffer."""
 POSTPONEMENTS_MAX = 3
 """Stalls in a row that put off an election; a node that always stalls must still take part."""
 
+STEP_DOWN_SECONDS = 2.0
+"""How long whoever asked for another leader waits for it: a hand-over, or else one election."""
+
+ADMIT_SECONDS = 3.0
+"""How long whoever replaces a node waits for a majority to have it in their logs."""
+
 LISTEN_ATTEMPTS_HINT = "stop the program that uses it, or change the address in the configuration"
 
 log = logging.getLogger(__name__)
@@ -71,8 +90,13 @@ class EngineConfig:
     node, cluster: names, at most 255 bytes each. secret: shared by all nodes. members: name to
     (host, port) of every node, this one included. heartbeat_ms: a leader speaks at least this often;
     below a third of the shortest election time. election_ms: a follower that hears nothing starts an
-    election after a random time between the two. max_entry_bytes: of one payload of the host.
+    election after a random time between the two. bootstrap: a data directory that is new founds the cluster,
+    together with those of all other nodes; without it the others must admit it (peers.py); of no meaning for
+    a directory that was used before. limits_digest: nodes with another one refuse each other.
+    max_entry_bytes: of one payload of the host.
     max_uncommitted_entries: the leader asks the host for no more while so many are on their way.
+    compaction: how snapshots are taken; None: never, the journal grows (snapshots of leaders are installed
+    all the same).
     """
 
     node: str
@@ -82,8 +106,11 @@ class EngineConfig:
     data_dir: Path
     heartbeat_ms: int = 100
     election_ms: tuple[int, int] = (400, 800)
+    bootstrap: bool = False
+    limits_digest: bytes = bytes(DIGEST_BYTES)
     max_entry_bytes: int = 512 * 1024
     max_uncommitted_entries: int = 1024
+    compaction: CompactionConfig | None = None
 
     def check(self) -> None:
         """Raises `EngineFailure` with a sentence."""
@@ -107,6 +134,7 @@ class EngineStats:
         self.kernel = kernel
         self.transport = transport
         self.stalls = 0
+        self.snapshots = CompactionStats()
         self._journal = journal
 
     @property
@@ -177,11 +205,15 @@ class Engine:
         self._journal: Journal | None = None
         self._kernel: Kernel | None = None
         self._network: Network | None = None
+        self._snapshots: SnapshotStore | None = None
+        self._book: PeerBook | None = None
+        self._compactor: Compactor | None = None
         self._task: asyncio.Task[None] | None = None
         self._alive_at = 0.0
         self._planned_wait = 0.0
         self._postponements = 0
         self._journal_timer_at = 0.0
+        self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     # What the host sees.
 
@@ -284,24 +316,146 @@ class Engine:
         except BaseException:
             await self._close()
             raise
+        self._open_compactor()
         self._journal_timer_at = self._clock() + JOURNAL_TIMER_SECONDS
         self._task = asyncio.get_running_loop().create_task(self._drive(), name="raft driver")
+
+    async def step_down(self) -> str:
+        """Have the leader, this node or another, hand over; the new leader's name. Raises `AdminRefused`.
+
+        What callers want meanwhile waits; nothing is refused for it.
+        """
+        kernel, before = self._running, self.leader
+        if kernel is None or before is None:
+            raise AdminRefused("no_leader", "there is no leader that could step down")
+        if kernel.is_leader:
+            if not kernel.hand_over():
+                raise AdminRefused("conflict", "no other node is connected that could lead")
+        elif before in self.connected_peers and self._network is not None:
+            self._network.send_messages(before, [HandOverRequest(kernel.term)])
+        else:
+            raise AdminRefused("no_leader", f"the leader, {before}, cannot be reached")
+        self.wake()
+        if not await self._until(lambda: self.leader not in (None, before), STEP_DOWN_SECONDS):
+            raise AdminRefused("unknown", f"{before} was asked, but no other leader was seen yet")
+        return self.leader or ""
+
+    async def replace_node(self, name: str) -> None:
+        """Admit the data directory with which `name` has come, in place of the one that the cluster knows
+        (D37); returns when this node has applied it. Raises `AdminRefused`."""
+        kernel, book, leader = self._running, self._book, self.leader
+        if kernel is None or book is None or leader is None:
+            raise AdminRefused("no_leader", "there is no leader that could admit it")
+        if name == self.node or name in self.connected_peers:
+            raise AdminRefused(
+                "conflict",
+                f"{name} runs with the data directory that the cluster knows; there is nothing to replace",
+            )
+        directory = book.refused.get(name)
+        if directory is None:
+            raise AdminRefused(
+                "conflict",
+                f"{name} has not come with another data directory since {self.node} was started; start "
+                f"{name} with its new directory first, then ask again",
+            )
+        if not kernel.propose_admission(name, directory):
+            if leader not in self.connected_peers or self._network is None:
+                raise AdminRefused("no_leader", f"the leader, {leader}, cannot be reached")
+            self._network.send_messages(leader, [AdmitRequest(name, directory)])
+        self.wake()
+
+        def admitted() -> bool:
+            known = book.known.get(name)
+            return known is not None and known.directory == directory
+
+        if not await self._until(admitted, ADMIT_SECONDS):
+            raise AdminRefused(
+                "unknown",
+                f"{name} is not admitted yet: that needs a majority without it. Ask again in a moment",
+            )
+
+    async def leave_leadership(self, seconds: float) -> bool:
+        """Before this node stops: hand over, if it leads. Whether another leads, or may; False after so many
+        seconds, or if there is nobody."""
+        kernel = self._running
+        if kernel is None or not kernel.is_leader:
+            return True
+        if not kernel.hand_over():
+            return False
+        self.wake()
+        return (
+            await self._until(
+                lambda: self.leader not in (None, self.node) or not kernel.is_handing_over, seconds
+            )
+            and not kernel.is_leader
+        )
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Whether it became so in time; looked at after every round of the loop."""
+        if condition():
+            return True
+        watcher = condition, asyncio.get_running_loop().create_future()
+        self._watchers.append(watcher)
+        try:
+            async with asyncio.timeout(seconds):
+                await watcher[1]
+        except TimeoutError:
+            return False
+        finally:
+            self._watchers.remove(watcher)
+        return True
+
+    def _tell_watchers(self) -> None:
+        for condition, future in self._watchers:
+            if not future.done() and condition():
+                future.set_result(None)
 
     async def stop(self) -> None:
         """Close everything, and leave files that a new start finds whole. Never raises for what
         `failed` already says."""
+        compactor, self._compactor = self._compactor, None
+        if compactor is not None:
+            await compactor.stop()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
         await self._close()
 
+    @property
+    def snapshot_index(self) -> int:
+        """The last entry that the newest snapshot on this node's disk holds; 0: there is none."""
+        newest = None if self._snapshots is None else self._snapshots.newest
+        return 0 if newest is None else newest.index
+
+    async def take_snapshot(self) -> SnapshotInfo | None:
+        """Take a snapshot of everything applied so far, now, and cut the journal. None: nothing is new since
+        the last one, it failed (the log says why), or snapshots are not configured."""
+        return None if self._compactor is None else await self._compactor.take_now()
+
     # Opening and closing.
 
     def _open_kernel(self) -> None:
         config = self.config
         assert self._directory is not None  # noqa: S101
+        self._book = PeerBook.open(
+            self._directory.files,
+            node=config.node,
+            directory=self._directory.id,
+            members=tuple(config.members),
+            limits=config.limits_digest,
+            bootstrap=config.bootstrap,
+        )
+        if self._book.introduce().state == NEWCOMER:
+            log.warning(
+                "data directory %s is new, and %s",
+                config.data_dir,
+                advice(self.node, NEW_DIRECTORY),
+            )
         self._journal = Journal(self._directory)
+        self._snapshots = SnapshotStore(
+            self._directory.files, cluster=config.cluster, life=self._directory.boot
+        )
         self._kernel = Kernel(
             KernelConfig(
                 node=config.node,
@@ -315,10 +469,30 @@ class Engine:
             self._host,
             clock=self._clock,
             rng=self._rng,
+            snapshots=self._snapshots,
+            book=self._book,
         )
+
+    def _open_compactor(self) -> None:
+        if self.config.compaction is None:
+            return
+        assert self._directory is not None  # noqa: S101
+        assert self._snapshots is not None  # noqa: S101
+        assert self._kernel is not None  # noqa: S101
+        self._compactor = Compactor(
+            self.config.compaction,
+            directory=self._directory,
+            store=self._snapshots,
+            kernel=self._kernel,
+            journal=self._journal,
+            clock=self._clock,
+            fail=self._fail,
+        )
+        self.stats.snapshots = self._compactor.stats
 
     async def _open_network(self) -> None:
         config = self.config
+        assert self._book is not None  # noqa: S101
         self._network = Network(
             TransportConfig(
                 cluster=config.cluster,
@@ -330,6 +504,7 @@ class Engine:
             _Ears(self),
             rng=self._rng,
             new_nonce=self._new_nonce,
+            gate=_Gate(self, self._book),
         )
         assert self._kernel is not None  # noqa: S101
         self.stats = EngineStats(self._kernel.stats, self._network.stats, self._journal)
@@ -346,6 +521,8 @@ class Engine:
         network, self._network = self._network, None
         if network is not None:
             await network.stop()
+        if self._kernel is not None:
+            self._kernel.close()
         journal, self._journal = self._journal, None
         if journal is not None:
             # A journal that has failed says so again here; `failed` told it first.
@@ -369,6 +546,9 @@ class Engine:
                 self._alive_at = self._clock()
                 kernel.tick()
                 kernel.release(network.send_messages)
+                self._tell_watchers()
+                while kernel.to_disconnect:
+                    network.disconnect(kernel.to_disconnect.pop())
                 self._journal_timer()
                 await self._wait(kernel.next_deadline())
         except Exception as error:  # noqa: BLE001 - whatever it is, going on could break a promise
@@ -395,7 +575,9 @@ class Engine:
     async def _wait(self, deadline: float | None) -> None:
         """Until there is news, or it is time."""
         now = self._clock()
-        until = self._journal_timer_at if deadline is None else min(deadline, self._journal_timer_at)
+        until = (
+            self._journal_timer_at if deadline is None else min(deadline, self._journal_timer_at)
+        )
         self._planned_wait = max(0.0, until - now)
         if self._event.is_set() or until <= now:
             self._planned_wait = 0.0
@@ -414,6 +596,8 @@ class Engine:
         if now >= self._journal_timer_at and self._journal is not None:
             self._journal_timer_at = now + JOURNAL_TIMER_SECONDS
             self._journal.onOneSecondTimer()
+            if self._compactor is not None:
+                self._compactor.consider()
 
     def _flush_payloads(self) -> None:
         self._flush_scheduled = False
@@ -449,6 +633,43 @@ class Engine:
             self._network.silence()
 
 
+class _Gate:
+    """The peer book, asked by connections; what it cannot write stops the engine. Each refusal is logged
+    once, until another one comes."""
+
+    def __init__(self, engine: Engine, book: PeerBook) -> None:
+        self._engine = engine
+        self._book = book
+        self._told: dict[tuple[str, str], str] = {}
+
+    def introduce(self) -> Introduction:
+        return self._book.introduce()
+
+    def judge(self, peer: str, theirs: Introduction) -> Verdict:
+        verdict = self._book.judge(peer, theirs)
+        if verdict.code != ACCEPTED and self._is_news("judge", peer, verdict.code):
+            log.warning("%s refuses %s: %s", self._book.node, peer, advice(peer, verdict.code))
+        return verdict
+
+    def met(self, peer: str, theirs: Introduction, verdict: Verdict) -> bool:
+        try:
+            self._book.met(peer, theirs, verdict)
+        except EngineFailure as failure:
+            self._engine._fail(failure)
+            return False
+        self._told.pop(("judge", peer), None)
+        self._told.pop(("refused", peer), None)
+        return True
+
+    def refused_by(self, peer: str, code: str) -> None:
+        if self._is_news("refused", peer, code):
+            log.error("%s refuses this node: %s", peer, advice(self._book.node, code))
+
+    def _is_news(self, what: str, peer: str, code: str) -> bool:
+        before, self._told[what, peer] = self._told.get((what, peer)), code
+        return before != code
+
+
 class _Ears:
     """What the network tells, passed on to kernel and host; an error stops the engine."""
 
@@ -482,10 +703,10 @@ class _Ears:
             return
         try:
             for message in messages:
-                kernel.receive(peer, message)
+                if kernel.receive(peer, message):
+                    self._engine.wake()
         except Exception as error:  # noqa: BLE001 - see Engine._drive
             self._engine._fail(error)
-        self._engine.wake()
 
     def on_payloads(self, peer: str, payloads: Sequence[bytes]) -> None:
         if self._kernel() is None:

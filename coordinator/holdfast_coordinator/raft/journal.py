@@ -98,6 +98,7 @@ class Journal:
         self._reserved = 0
         # (segment number, the lowest index whose present entry stands in it or in a later one)
         self._starts: list[tuple[int, int]] = []
+        self._is_torn = False
         self._group_at_timer = 0
         self._file: File | None = None
         self._vote_file: VoteFile | None = None
@@ -360,10 +361,15 @@ class Journal:
             self._replay(numbers)
         else:
             self._begin_segment()
+        # Nothing is refused from here on, so files may be changed.
         for name in names:
             if name.endswith(TEMPORARY_SUFFIX) and name.startswith((_PREFIX, VOTE_NAME)):
                 self._files.remove(name)
-        # A killed process may have left what was read in the page cache: now it is on disk too.
+        if self._is_torn:
+            self._segment.truncate(self._offset)
+            self._reserved = self._offset
+        # A killed process may have left what was read in the page cache: now it is on disk too, and
+        # the torn tail is gone before anything is written in its place.
         self._segment.sync()
         self._files.sync()
 
@@ -420,10 +426,7 @@ class Journal:
             self._judge_damage(name, data, contents.damage, is_last=is_last)
         if is_last:
             self._file = self._files.open(name)
-            if contents.damage is not None:
-                self._file.truncate(contents.end)
-                self._file.sync()  # before anything is written there again
-                self._reserved = contents.end
+            self._is_torn = contents.damage is not None
 
     def _judge_damage(
         self, name: str, data: bytes, damage: segments.Damage, *, is_last: bool
@@ -438,9 +441,6 @@ class Journal:
             what = (
                 f"{damage.what}, but whole entries follow at offset {after}: this was on disk once"
             )
-            self._refuse(name, damage.offset, what)
-        if self._group <= self._votes.group:
-            what = f"{damage.what}, but group {self._votes.group} was once on disk"
             self._refuse(name, damage.offset, what)
 
     def _refuse(self, name: str, offset: int, what: str) -> NoReturn:

@@ -20,26 +20,40 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from holdfast_coordinator.raft import library, shield
+from holdfast_coordinator.raft import library, recovery, shield
 from holdfast_coordinator.raft.errors import EngineFailure
 from holdfast_coordinator.raft.messages import (
+    ENTRY_ADMIT,
     ENTRY_NO_OP,
     ENTRY_OWN,
     Ack,
+    Admissions,
+    AdmitRequest,
     Append,
+    HandOverRequest,
     Message,
     PreVote,
     PreVoteRequest,
+    SnapshotAnswer,
+    SnapshotChunk,
+    SnapshotOffer,
     TermNotice,
+    TimeoutNow,
     Vote,
     VoteRequest,
+    admission_command,
+    parse_admission,
 )
+from holdfast_coordinator.raft.snapshot_transfer import Receiver, Sender
+from holdfast_coordinator.raft.snapshots import SnapshotInfo, SnapshotWriter, Unreadable
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
+    from holdfast_coordinator.raft.peers import PeerBook
     from holdfast_coordinator.raft.ports import Host
+    from holdfast_coordinator.raft.snapshots import SnapshotStore
 
 APPLY_PER_TICK_MAX = 1024
 """Entries applied in one tick. A node that replays a long journal still answers its peers."""
@@ -52,6 +66,26 @@ STICKY_PART = 0.75
 """Part of the shortest election time for which a node that heard its leader refuses to depose it.
 Less than one, or a candidate whose own time is the shortest possible would always ask too early."""
 
+EARLY_ELECTION_PARTS = (0.05, 0.3)
+"""Parts of the shortest election time between which a follower stands that has lost the connection with
+its leader: a dead process closes its sockets at once. Spread, so that two followers seldom collide. A
+leader that lives is safe: whoever still hears it grants no pre-vote."""
+
+EARLY_RETRY_PARTS = (0.2, 0.6)
+"""The same for the next attempt, while the leader has been gone for less than the shortest election time:
+should the two have stood in the same moment and split the votes."""
+
+HAND_OVER_SECONDS = 1.0
+"""A leader that could not hand over in this time goes on."""
+
+HAND_OVER_REPEAT_SECONDS = 0.25
+"""A successor that has not stood by then is asked again; or another one, if it has gone."""
+
+
+EARLY_ELECTION_HEARTBEATS = (0.2, 1.5)
+"""After the connection to the leader broke, an election begins within this many heartbeats. Spread
+widely against the time of one round of votes, so that two followers seldom stand at once."""
+
 
 class JournalPort(Protocol):
     """What the kernel asks of a journal, beyond what pysyncobj does."""
@@ -63,6 +97,7 @@ class JournalPort(Protocol):
     def durable_index(self) -> int: ...
 
     def sync(self) -> None: ...
+    def deleteEntriesTo(self, entryTo: int, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +118,19 @@ class KernelStats:
 
     leader_changes: int = 0
     elections: int = 0
+    """Elections in which this node stood."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Messages not passed to pysyncobj, by reason."""
+    snapshots_installed: int = 0
+
+
+@dataclass(slots=True)
+class HandOver:
+    """A leader's attempt to give the leadership away: in which term, until when, and when to ask next."""
+
+    term: int
+    until: float
+    ask_at: float = float("-inf")
 
 
 class Kernel:
@@ -98,9 +144,13 @@ class Kernel:
         *,
         clock: Callable[[], float],
         rng: random.Random,
+        snapshots: SnapshotStore | None = None,
+        book: PeerBook | None = None,
     ) -> None:
         self.config = config
         self.stats = KernelStats()
+        self.bytes_since_snapshot = 0
+        """Of the entries applied since the newest snapshot; a reason to take the next one."""
         self._host = host
         self._clock = clock
         self._rng = rng
@@ -114,12 +164,34 @@ class Kernel:
         self._stamp = 0
         self._reset_stamp: dict[str, int] = {}
         self._answering_stamp = 0
+        self._last_ack: tuple[str, Ack, float] = ("", Ack(-1, 1, True, False, 0), 0.0)
         self._heard_leader_at = float("-inf")
+        self._leaderless_until = float("-inf")
         self._leader_of_term: tuple[int, str] = (-1, "")
         self._voters = shield.Voters()
         self._pre_voters = shield.Voters()
         self._pre_vote_term: int | None = None
+        self._candidate_term = -1
+        self._book = book
+        self.to_disconnect: set[str] = set()
+        """Peers whose data directory was replaced: the driver closes their connections."""
+        self._hand_over: HandOver | None = None
+        self._called_to_stand_in = -1
+        """The term in which the leader asked this node to stand, if any."""
         self._published: tuple[str | None, int] | None = None
+        self._snapshots = snapshots
+        self._sender: Sender | None = None
+        self._receiver: Receiver | None = None
+        self._behind: set[str] = set()
+        restored = None
+        if snapshots is not None:
+            self._sender, self._receiver = (
+                Sender(snapshots, config.heartbeat_s),
+                Receiver(snapshots),
+            )
+            restored = recovery.recover(journal, snapshots)
+        if restored is not None:
+            self._restore(restored.info, restored.payload)
         # `_raft` is read by the library's constructor through our own callbacks, so it comes last.
         self._raft, self._port, self._nodes = library.open_raft(
             self,
@@ -132,7 +204,13 @@ class Kernel:
             # An entry of this size or more would travel as pickled pieces (D34).
             append_bytes=2 * config.max_entry_bytes + 64,
         )
+        if restored is not None:
+            self._raft.continue_from(restored.info.index)
         self._majority = (len(config.peers) + 1) // 2 + 1
+        if book is not None:
+            for command, index, _ in journal[:]:
+                if command[:1] == ENTRY_ADMIT:
+                    self._admission_appended(index, command)
 
     # What it is.
 
@@ -199,6 +277,11 @@ class Kernel:
         self._connected.add(peer)
         self._port.connected(self._nodes[peer])
         self._replicate_soon()
+        if peer == self.leader:
+            self._leaderless_until = float("-inf")  # it lives after all
+            self.postpone_election()
+        if self._book is not None and (admitted := self._book.admissions()):
+            self._answer(peer, Admissions(tuple(admitted)))
 
     def peer_disconnected(self, peer: str) -> None:
         """The connection is gone, and what was queued for it is void."""
@@ -206,9 +289,18 @@ class Kernel:
         self._connected.discard(peer)
         self._paused.discard(peer)
         self._blocked.discard(peer)
+        self._behind.discard(peer)
+        if self._sender is not None:
+            self._sender.cancel(peer)
         self._port.disconnected(self._nodes[peer])
+        if peer == self._last_ack[0]:
+            self._last_ack = "", self._last_ack[1], 0.0  # it may have been lost
+        if peer == self.leader and not self.is_leader:
+            self._miss_leader()
         self._replication = [item for item in self._replication if item[0] != peer]
         self._answers = [item for item in self._answers if item[0] != peer]
+        if peer == self.leader:
+            self._leader_went_away()
 
     def pause_peer(self, peer: str) -> None:
         """The connection's buffer is full: nothing is replicated to the peer until it has room."""
@@ -224,9 +316,12 @@ class Kernel:
             self._port.connected(self._nodes[peer])
             self._replicate_soon()
 
-    def receive(self, peer: str, message: Message) -> None:
-        """A checked message of an authenticated peer."""
+    def receive(self, peer: str, message: Message) -> bool:
+        """A checked message of an authenticated peer. False if no tick is needed because of it."""
         self._enter()
+        if isinstance(message, Ack) and self._is_old_news(message):
+            self._on_ack(peer, message)
+            return False
         match message:
             case Append():
                 self._on_append(peer, message)
@@ -242,7 +337,22 @@ class Kernel:
                 self._on_pre_vote_request(peer, message)
             case PreVote():
                 self._on_pre_vote(peer, message)
+            case TimeoutNow():
+                self._on_timeout_now(peer, message)
+            case HandOverRequest():
+                if message.term == self.term:
+                    self.hand_over()
+            case AdmitRequest():
+                self.propose_admission(message.node, message.directory)
+            case Admissions():
+                for name, index, directory in message.admitted:
+                    self._admit(name, index, directory)
+            case SnapshotOffer() | SnapshotChunk():
+                self._on_snapshot(peer, message)
+            case SnapshotAnswer():
+                self._on_snapshot_answer(peer, message)
         self._publish()
+        return True
 
     def tick(self) -> None:
         """Elect, commit, apply, propose, replicate: whatever is due now."""
@@ -251,6 +361,41 @@ class Kernel:
         self._pre_vote_if_due()
         self._raft.doTick(0)
         self._publish()
+        self._continue_hand_over()
+        if self._book is not None:
+            self._book.caught_up(self.commit_index, self.term)
+
+    def propose_admission(self, node: str, directory: str) -> bool:
+        """A leader appends the entry that gives `node` another data directory (D37). False: this node does
+        not lead, or the node is connected with the directory that it has."""
+        if self._book is None or not self.is_leader or node in self._connected:
+            return False
+        if node not in self._nodes:
+            return False
+        command = admission_command(node, directory)
+        uncommitted = range(self.commit_index + 1 - self._journal[0][1], len(self._journal))
+        if not any(self._journal[position][0] == command for position in uncommitted):
+            self._enter()
+            self._admission_appended(self._raft.append_command(command), command)
+            self._replicate_soon()
+        return True
+
+    def hand_over(self) -> bool:
+        """Begin to give the leadership to the most advanced peer (D36): from now on nothing is proposed;
+        once that peer has the whole log it is asked to stand. False: this node does not lead, or nobody
+        is there. Goes on as before after `HAND_OVER_SECONDS` without success."""
+        if not self.is_leader or self._successor() is None:
+            return False
+        if self._hand_over is None:
+            self._enter()
+            self._hand_over = HandOver(self.term, self._clock() + HAND_OVER_SECONDS)
+            self._replicate_soon()
+        return True
+
+    @property
+    def is_handing_over(self) -> bool:
+        """Whether it proposes nothing because another is to lead."""
+        return self._hand_over is not None
 
     def release(self, deliver: Callable[[str, Sequence[Message]], None]) -> None:
         """The durability barrier: entries leave at once, everything that promises something only
@@ -262,9 +407,35 @@ class Kernel:
             self._port.connected(self._nodes[peer])
             self._replicate_soon()
         self._paused.clear()
+        for peer in self._behind - self._blocked:
+            # No sooner than the next heartbeat or proposal: until the snapshot is there, nothing else
+            # can be said to it.
+            self._port.connected(self._nodes[peer])
+        self._behind.clear()
         self._journal.sync()
         answers, self._answers = self._answers, []
         self._deliver([item for item in map(self._still_true, answers) if item], deliver)
+
+    def cut_log(self, first_index: int) -> None:
+        """Forget the entries before `first_index`, which a snapshot covers; durable when this returns.
+        That one stays: pysyncobj counts positions from it, and needs the term of the entry before any
+        that it sends."""
+        newest = None if self._snapshots is None else self._snapshots.newest
+        if newest is None or first_index > newest.index:
+            raise EngineFailure(
+                f"the log was to be cut at entry {first_index}, which no snapshot covers"
+            )
+        count = first_index - self._journal[0][1]
+        if count > 0:
+            self._journal.deleteEntriesTo(count)
+            self._journal.sync()
+
+    def close(self) -> None:
+        """Let go of the files of snapshots; the journal belongs to the caller."""
+        if self._sender is not None:
+            self._sender.close()
+        if self._receiver is not None:
+            self._receiver.close()
 
     def postpone_election(self) -> None:
         """After a stall of the driver: what the leader sent may still be unread (D25)."""
@@ -273,9 +444,10 @@ class Kernel:
         raft._SyncObj__raftElectionDeadline = max(raft._SyncObj__raftElectionDeadline, deadline)
 
     def next_deadline(self) -> float | None:
-        """When to tick next, on this kernel's clock; None if only a message can change anything."""
+        """When to tick next, on this kernel's clock, at once if that has passed; None if only a
+        message can change anything."""
         if self.commit_index > self.applied_index:
-            return self._clock()
+            return 0.0
         if self.is_leader:
             return float(self._raft._SyncObj__newAppendEntriesTime)
         if self._connected or not self._nodes:
@@ -287,6 +459,8 @@ class Kernel:
     def election_timeout(self) -> float:
         """A random election time, in seconds."""
         shortest, longest = self.config.election_s
+        if self._clock() < self._leaderless_until:
+            shortest, longest = (part * shortest for part in EARLY_RETRY_PARTS)
         return shortest + (longest - shortest) * self._rng.random()
 
     def became_leader(self) -> None:
@@ -297,7 +471,7 @@ class Kernel:
     def propose(self) -> None:
         """Take what the host has, stamped now, and append it in the same step (D35)."""
         self._publish()
-        if not self.is_leader:
+        if not self.is_leader or self._hand_over is not None:
             return
         appended = False
         while self.last_index - self.commit_index < self.config.max_uncommitted_entries:
@@ -325,8 +499,12 @@ class Kernel:
             if stored_index != index:
                 raise EngineFailure(f"the log holds entry {stored_index} in the place of {index}")
             raft._SyncObj__raftLastApplied = index
+            self.bytes_since_snapshot += len(command)
             if command[:1] == ENTRY_OWN:
                 self._host.apply(index, term, command[1:])
+            elif command[:1] == ENTRY_ADMIT:
+                name, directory = parse_admission(command)
+                self._admit(name, index, directory)
             elif command != ENTRY_NO_OP:
                 raise EngineFailure(
                     f"log entry {index} is of a type that this version does not know; start the "
@@ -351,13 +529,16 @@ class Kernel:
                     ),
                 )
             case "request_vote":
-                self.stats.elections += 1
+                self._count_election(message["term"])
                 last = message["last_log_index"], message["last_log_term"]
-                self._answer(peer, VoteRequest(message["term"], *last))
+                called = message["term"] == self._called_to_stand_in
+                self._answer(peer, VoteRequest(message["term"], *last, called))
             case "response_vote":
                 self._answer(peer, Vote(message["term"]))
+            case "append_entries" if "serialized" in message:
+                self._needs_snapshot(peer)
             case _:
-                # Pickled pieces, snapshots of the library, forwarded commands (D15, D34).
+                # Pickled pieces, forwarded commands (D15, D34).
                 self._drop("outgoing")
 
     # Leaves.
@@ -375,23 +556,40 @@ class Kernel:
         state = self.leader, self.term
         if state != self._published:
             before, self._published = self._published, state
+            if self._sender is not None:
+                self._sender.close()  # offers are of one leader in one term
             if state[0] is not None and (before is None or before[0] != state[0]):
                 self.stats.leader_changes += 1
             self._host.on_leader(*state)
+
+    def _miss_leader(self) -> None:
+        """The connection to the leader broke. Most often its process is dead, so this node asks
+        soon, and not only after an election time, whether it could replace it. The others see the
+        same; if they still hear the leader, they say no, and nothing has happened."""
+        self._heard_leader_at = float("-inf")
+        shortest, longest = EARLY_ELECTION_HEARTBEATS
+        wait = self.config.heartbeat_s * (shortest + (longest - shortest) * self._rng.random())
+        raft = self._raft
+        raft._SyncObj__raftElectionDeadline = min(
+            raft._SyncObj__raftElectionDeadline, self._clock() + wait
+        )
+
+    def _count_election(self, term: int) -> None:
+        if term != self._candidate_term:
+            self._candidate_term = term
+            self.stats.elections += 1
 
     def _answer(self, peer: str, message: Message) -> None:
         self._answers.append((peer, message))
 
     def _queue_append(self, peer: str, message: dict[str, Any]) -> None:
         entries = message["entries"]
-        # Strictly rising, so that an answer tells which append it belongs to.
-        self._stamp = max(self._stamp + 1, int(self._clock() * 1_000_000))
         append = Append(
             message["term"],
             message["commit_index"],
             message["prevLogIdx"],
             message["prevLogTerm"],
-            self._stamp,
+            self._new_stamp(),
             tuple((term, command) for command, _, term in entries),
         )
         self._replication.append((peer, append))
@@ -400,6 +598,11 @@ class Kernel:
             # The library goes on filling the queue as long as it thinks the peer is connected.
             self._paused.add(peer)
             self._port.disconnected(self._nodes[peer])
+
+    def _new_stamp(self) -> int:
+        """Strictly rising, so that an answer tells which message it belongs to."""
+        self._stamp = max(self._stamp + 1, int(self._clock() * 1_000_000))
+        return self._stamp
 
     def _deliver(
         self,
@@ -428,17 +631,13 @@ class Kernel:
         if message.success and message.next_index > self._journal.durable_index + 1:
             self._drop("ack beyond what is durable")
             return None
+        if message.success:
+            self._last_ack = peer, message, self._clock()
         return peer, message
 
     def _on_append(self, peer: str, append: Append) -> None:
-        term = self.term
-        if append.term < term:
-            # Without an answer the two would stay deaf to each other (D19).
-            self._answer(peer, TermNotice(term))
-            return self._drop("append of an older term")
-        self._one_leader_in_a_term(peer, append.term)
-        self._heard_leader_at = self._clock()
-        self._pre_vote_term = None
+        if not self._heard_leader(peer, append.term):
+            return
         self._answering_stamp = append.stamp
         plan = shield.normalise(append, self._journal, self.commit_index)
         message: dict[str, Any] = {"type": "append_entries", "term": append.term}
@@ -451,16 +650,44 @@ class Kernel:
                     "prevLogTerm": plan.prev_term,
                 }
                 self._port.deliver(self._nodes[peer], message)
+                for command, index, _ in plan.entries:
+                    if command[:1] == ENTRY_ADMIT:
+                        self._admission_appended(index, command)
             case shield.Known():
                 message["commit_index"] = min(append.commit_index, plan.verified)
                 self._port.deliver(self._nodes[peer], message)
-                self._answer(
-                    peer, Ack(self.term, plan.verified + 1, True, False, append.stamp)
-                )
+                if append.entries or not self._is_acknowledged(peer, plan.verified):
+                    ack = Ack(self.term, plan.verified + 1, True, False, append.stamp)
+                    self._answer(peer, ack)
             case shield.Gap():
                 message["commit_index"] = self.commit_index
                 self._port.deliver(self._nodes[peer], message)
                 self._answer(peer, Ack(self.term, plan.next_index, False, True, append.stamp))
+
+    def _heard_leader(self, peer: str, term: int) -> bool:
+        """Whether what the peer says is said by the present leader."""
+        if term < self.term:
+            # Without an answer the two would stay deaf to each other (D19).
+            self._answer(peer, TermNotice(self.term))
+            self._drop("append of an older term")
+            return False
+        self._one_leader_in_a_term(peer, term)
+        self._heard_leader_at = self._clock()
+        self._leaderless_until = float("-inf")
+        self._pre_vote_term = None
+        return True
+
+    def _is_acknowledged(self, peer: str, verified: int) -> bool:
+        """Whether the leader was told as much a moment ago, in this term. Most empty appends only
+        say how far the log is committed, right behind an acknowledgement; every heartbeat is still
+        answered, so the leader always knows who is there."""
+        last_peer, last, at = self._last_ack
+        return (
+            last_peer == peer
+            and last.term == self.term
+            and last.next_index > verified
+            and self._clock() - at < self.config.heartbeat_s / 2
+        )
 
     def _one_leader_in_a_term(self, peer: str, term: int) -> None:
         known_term, known = self._leader_of_term
@@ -471,6 +698,10 @@ class Kernel:
                 "share a name"
             )
         self._leader_of_term = term, peer
+
+    def _is_old_news(self, ack: Ack) -> bool:
+        """Another follower than the first to say it: what it has is committed already."""
+        return ack.success and ack.term == self.term and ack.next_index - 1 <= self.commit_index
 
     def _on_ack(self, peer: str, ack: Ack) -> None:
         if ack.term > self.term:
@@ -484,6 +715,13 @@ class Kernel:
         # One gap makes a follower answer every append behind it with a reset. The first one moves
         # the leader back; the others are about appends from before that and say nothing new.
         reset = ack.reset and ack.stamp > self._reset_stamp.get(peer, -1)
+        counts = self._counts(peer, ack.next_index - 1 if ack.success else matches[node])
+        if ack.success and not counts:
+            # It goes on being told, but neither commits nor keeps this leader in its place (D37).
+            next_index[node] = max(next_index[node], ack.next_index)
+            if self._sender is not None:
+                self._sender.acknowledged(peer, ack.next_index - 1)
+            return None
         went_on_to, heard_at = next_index[node], raft._SyncObj__lastResponseTime[node]
         self._port.deliver(
             node,
@@ -497,7 +735,10 @@ class Kernel:
         # The library goes back to the acknowledged entry under the appends that are on their way.
         next_index[node] = max(went_on_to, next_index[node])
         # It also takes any answer for fresh news, even one that lay in a buffer for minutes (D20).
-        raft._SyncObj__lastResponseTime[node] = max(heard_at, ack.stamp / 1_000_000)
+        answered_at = ack.stamp / 1_000_000 if counts else heard_at
+        raft._SyncObj__lastResponseTime[node] = max(heard_at, answered_at)
+        if ack.success and self._sender is not None:
+            self._sender.acknowledged(peer, ack.next_index - 1)
         if reset:
             self._reset_stamp[peer] = self._stamp
             next_index[node] = shield.next_index_after_reset(ack, matches[node], self.last_index)
@@ -507,8 +748,11 @@ class Kernel:
         if request.term < self.term:
             self._answer(peer, TermNotice(self.term))
             return self._drop("vote request of an older term")
-        if self._is_sticky(peer):
+        if not request.hand_over and self._is_sticky(peer):
             return self._drop("vote request against a live leader")
+        if not self._may_vote(request.term):
+            self._drop("vote request to a node that must not vote")
+            return self._adopt_term(peer, request.term)
         last = {"last_log_index": request.last_index, "last_log_term": request.last_term}
         self._port.deliver(
             self._nodes[peer], {"type": "request_vote", "term": request.term, **last}
@@ -541,6 +785,14 @@ class Kernel:
         """Before a real election, ask whether it could be won: a node that was cut off must not
         depose a healthy leader with the high term that it reached on its own (D19)."""
         raft = self._raft
+        if not self.is_leader and not self._may_vote(self.term + 1):
+            if raft._SyncObj__raftElectionDeadline < self._clock():
+                raft._SyncObj__raftLeader = None
+                self.postpone_election()
+            return
+        if self._called_to_stand_in == self.term + 1 and not self.is_leader:
+            raft._SyncObj__raftElectionDeadline = 0.0  # whatever heartbeats have come since (D36)
+            return
         if not self._nodes or not self.is_election_due:
             return
         term = self.term + 1
@@ -561,6 +813,8 @@ class Kernel:
             self._answer(peer, TermNotice(self.term))
         elif self._is_sticky(peer):
             self._drop("pre-vote against a live leader")
+        elif not self._may_vote(request.term):
+            self._drop("vote request to a node that must not vote")
         elif shield.up_to_date(self._journal, request.last_index, request.last_term):
             self._answer(peer, PreVote(request.term))
 
@@ -570,3 +824,178 @@ class Kernel:
         self._pre_voters.add(vote.term, peer)
         if self._pre_voters.count(vote.term) + 1 >= self._majority:
             self._raft._SyncObj__raftElectionDeadline = 0.0
+
+    def _leader_went_away(self) -> None:
+        """The connection with the leader is gone. Most often because its process is: stand soon, and do
+        not refuse whoever stands first. If it lives, whoever still hears it refuses us (D19)."""
+        if self.is_leader:
+            return
+        self._heard_leader_at = float("-inf")
+        self._leaderless_until = self._clock() + self.config.election_s[0]
+        low, high = (part * self.config.election_s[0] for part in EARLY_ELECTION_PARTS)
+        at = self._clock() + low + (high - low) * self._rng.random()
+        raft = self._raft
+        raft._SyncObj__raftElectionDeadline = min(raft._SyncObj__raftElectionDeadline, at)
+
+    # Whose disk was lost (D37).
+
+    def _may_vote(self, term: int) -> bool:
+        return self._book is None or self._book.may_vote(term)
+
+    def _counts(self, peer: str, index: int) -> bool:
+        return self._book is None or self._book.counts(peer, index, self.commit_index)
+
+    def _admission_appended(self, index: int, command: bytes) -> None:
+        """From now on this node refuses the old directory. Should the entry be cut away again, that stays so
+        until the next start: refusing is always safe, and the operator asks again."""
+        book = self._book
+        if book is None:
+            return
+        name, directory = parse_admission(command)
+        known = book.known.get(name)
+        if name == self.config.node or (known is not None and index <= known.admission):
+            return
+        book.retiring[name] = directory
+        if name in self._nodes:
+            # What the lost disk acknowledged no longer counts for anything not yet committed.
+            self._raft._SyncObj__raftMatchIndex[self._nodes[name]] = 0
+            self.to_disconnect.add(name)
+
+    def _admit(self, name: str, index: int, directory: str) -> None:
+        """An admission is committed."""
+        book = self._book
+        if book is None:
+            return
+        news = book.admit(name, index, directory)
+        if book.retiring.get(name) == directory:
+            del book.retiring[name]
+        if not news:
+            return
+        if name in self._nodes:
+            self._raft._SyncObj__raftMatchIndex[self._nodes[name]] = 0
+            self.to_disconnect.add(name)
+        for peer in sorted(self._connected):
+            self._answer(peer, Admissions(tuple(book.admissions())))
+
+    # Handing over.
+
+    def _successor(self) -> str | None:
+        """The connected peer that has most of the log."""
+        matches = self.match_index
+        peers = sorted(self._connected)
+        return max(peers, key=lambda peer: matches[peer], default=None)
+
+    def _continue_hand_over(self) -> None:
+        going = self._hand_over
+        if going is None:
+            return
+        now = self._clock()
+        peer = self._successor() if self.is_leader and self.term == going.term else None
+        if peer is None or now > going.until:
+            self._hand_over = None
+            return
+        if self.match_index[peer] == self.last_index and now >= going.ask_at:
+            going.ask_at = now + HAND_OVER_REPEAT_SECONDS
+            self._answer(peer, TimeoutNow(self.term))
+
+    def _on_timeout_now(self, peer: str, message: TimeoutNow) -> None:
+        if message.term != self.term or peer != self.leader or self.is_leader:
+            return self._drop("call to stand by another than the leader")
+        self._called_to_stand_in = self.term + 1
+
+    # Snapshots.
+
+    def _restore(self, info: SnapshotInfo, payload: bytes) -> None:
+        try:
+            self._host.restore(info.index, info.term, payload)
+        except ValueError as error:
+            raise EngineFailure(
+                f"the snapshot of entry {info.index} cannot be used by this version of holdfast: {error}"
+            ) from error
+
+    def _needs_snapshot(self, peer: str) -> None:
+        """The library has nothing that it could send: the log begins behind what the peer needs. It
+        would say so again and again in one tick, as long as it thinks that the peer is connected."""
+        self._behind.add(peer)
+        self._port.disconnected(self._nodes[peer])
+        if self._sender is None:
+            return self._drop("outgoing")
+        offer = self._sender.needed(
+            peer,
+            term=self.term,
+            first_index=self._journal[0][1],
+            now=self._clock(),
+            new_stamp=self._new_stamp,
+        )
+        if offer is not None:
+            self._answer(peer, offer)
+
+    def _on_snapshot_answer(self, peer: str, answer: SnapshotAnswer) -> None:
+        if answer.term > self.term:
+            return self._adopt_term(peer, answer.term)
+        if answer.term < self.term or not self.is_leader or self._sender is None:
+            return self._drop("answer about a snapshot of an older term")
+        if answer.stamp > self._stamp:
+            return self._drop("ack of what was never sent")
+        # The peer is alive, although it acknowledges nothing yet (D20).
+        responses, node = self._raft._SyncObj__lastResponseTime, self._nodes[peer]
+        if self._counts(peer, self.match_index[peer]):
+            responses[node] = max(responses[node], answer.stamp / 1_000_000)
+        chunks = self._sender.answered(peer, answer, term=self.term, new_stamp=self._new_stamp)
+        for chunk in chunks:
+            self._answer(peer, chunk)
+
+    def _on_snapshot(self, peer: str, message: SnapshotOffer | SnapshotChunk) -> None:
+        """A leader's offer of a snapshot, or a piece of it."""
+        if not self._heard_leader(peer, message.term):
+            return
+        heartbeat = {"type": "append_entries", "term": message.term}
+        self._port.deliver(self._nodes[peer], heartbeat | {"commit_index": self.commit_index})
+        receiver = self._receiver
+        if receiver is None:
+            return self._drop("snapshot where none is kept")
+        received: int | None
+        if isinstance(message, SnapshotChunk):
+            received = receiver.take(message.index, message.offset, message.data)
+        elif self._has(message.index, message.last_term):
+            # Going back to the snapshot would drop what was acknowledged after it (D10).
+            receiver.discard()
+            return self._answer(peer, Ack(self.term, message.index + 1, True, False, message.stamp))
+        else:
+            received = receiver.offered(
+                SnapshotInfo(message.index, message.last_term, message.length, message.digest)
+            )
+        if received is None:
+            return self._drop("piece of a snapshot out of order")
+        try:
+            complete = receiver.complete()
+        except Unreadable:
+            self._drop("snapshot that is not what was offered")
+            return self._answer(
+                peer, SnapshotAnswer(self.term, message.stamp, message.index, 0, True)
+            )
+        if complete is None:
+            answer = SnapshotAnswer(self.term, message.stamp, message.index, received, False)
+            return self._answer(peer, answer)
+        self._install(complete)
+        self._answer(peer, Ack(self.term, message.index + 1, True, False, message.stamp))
+
+    def _has(self, index: int, term: int) -> bool:
+        """Whether the log agrees with a leader's up to this entry of that leader's."""
+        if index <= self.commit_index:
+            return True
+        return index <= self.last_index and shield.term_at(self._journal, index) == term
+
+    def _install(self, snapshot: SnapshotWriter) -> None:
+        """Replace log and state by a whole, verified snapshot of a leader. The host comes first, because
+        it may not be able to read it; then the snapshot is made durable, then the log is reset to it. A
+        crash in between leaves the old state, or what `recovery` finishes."""
+        store, info = self._snapshots, snapshot.info
+        assert store is not None  # noqa: S101 - a receiver has a store
+        self._restore(info, store.payload(snapshot))
+        store.adopt(snapshot.name, info)
+        recovery.reset(self._journal, info)
+        self._raft.continue_from(info.index)
+        store.drop_older()
+        self.bytes_since_snapshot = 0
+        self.stats.snapshots_installed += 1

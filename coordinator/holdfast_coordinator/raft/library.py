@@ -36,7 +36,6 @@ MODULE_SEAMS = (
     "createPoller",
     "monotonicTime",
     "PIPE_NOTIFIER_ENABLED",
-    "SyncObj",
     "SyncObjConf",
 )
 METHOD_SEAMS = (
@@ -144,7 +143,9 @@ class _NoPoller:
 
 
 class _NoSnapshots:
-    """Stands for the library's serializer, whole: it would pickle, and it clears journals (D1)."""
+    """Stands for the library's serializer, whole: it would pickle, and it clears journals (D1). It never
+    has anything to send; the library then says so to the peer, which the kernel takes as the sign that
+    the peer needs a snapshot."""
 
     def checkSerializing(self) -> tuple[int, None]:
         return 0, None
@@ -161,6 +162,12 @@ class Raft(library.SyncObj):  # type: ignore[misc]  # pysyncobj ships no types
         super().__init__(node, peers, conf=conf, transport=Port(owner))
         _refuse_missing([name for name in ATTRIBUTE_SEAMS if not hasattr(self, name)])
         self._SyncObj__serializer = _NoSnapshots()
+        # Entries that a journal says are committed, but does not have, would be committed again
+        # by this node alone, as a leader (D7).
+        raft: Any = self
+        raft._SyncObj__raftCommitIndex = min(
+            raft._SyncObj__raftCommitIndex, raft._SyncObj__raftLog[-1][1]
+        )
         # The driver has a timer of its own; the library's would catch up one call a tick after a
         # suspend of hours.
         self._SyncObj__numOneSecondDumps = float("inf")
@@ -188,7 +195,7 @@ class Raft(library.SyncObj):  # type: ignore[misc]  # pysyncobj ships no types
         raise EngineFailure("pysyncobj tried to load a dump; the engine is misassembled")
 
     def _SyncObj__tryLogCompaction(self) -> None:
-        """No compaction: a node replays its journal."""
+        """No compaction by the library: see compaction.py."""
 
     def _applyCommand(self, *_: object) -> None:
         raise EngineFailure("a command was put into pysyncobj's queue; the engine is misassembled")
@@ -212,10 +219,22 @@ class Raft(library.SyncObj):  # type: ignore[misc]  # pysyncobj ships no types
                 break
         return batch
 
+    def continue_from(self, index: int) -> None:
+        """The state after entry `index` was given to the host otherwise: from a snapshot (D33)."""
+        raft: Any = self
+        raft._SyncObj__raftLastApplied = max(raft._SyncObj__raftLastApplied, index)
+        raft._SyncObj__raftCommitIndex = max(raft._SyncObj__raftCommitIndex, index)
+
     def append_own(self, payload: bytes) -> None:
-        """Append an entry of ours in the present term. Only for a leader."""
+        """Append an entry of the host in the present term. Only for a leader."""
+        self.append_command(ENTRY_OWN + payload)
+
+    def append_command(self, command: bytes) -> int:
+        """Append an entry of any of our types, and give its index. Only for a leader."""
         log = self._SyncObj__raftLog
-        log.add(ENTRY_OWN + payload, log[-1][1] + 1, self._SyncObj__raftCurrentTerm)
+        index = int(log[-1][1]) + 1
+        log.add(command, index, self._SyncObj__raftCurrentTerm)
+        return index
 
 
 def open_raft(

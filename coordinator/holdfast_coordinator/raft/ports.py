@@ -72,6 +72,12 @@ class EnginePort(Protocol):
 
     async def stop(self) -> None: ...
 
+    async def step_down(self) -> str:
+        """Have the leader hand over to another node; the new leader's name. Raises `AdminRefused`."""
+
+    async def replace_node(self, name: str) -> None:
+        """Admit the data directory that `name` has now, in place of the one it had. Raises `AdminRefused`."""
+
     def wake(self) -> None:
         """There may be something to propose: `Host.next_batch` will be called soon, if this node leads."""
 

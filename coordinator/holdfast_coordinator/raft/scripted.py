@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .errors import AdminRefused
 from .ports import Host
 
 
@@ -52,6 +53,12 @@ class ScriptedEngine:
 
     async def stop(self) -> None:
         return None
+
+    async def step_down(self) -> str:
+        raise AdminRefused("conflict", "a scripted log has the leader that its script says")
+
+    async def replace_node(self, name: str) -> None:
+        raise AdminRefused("conflict", f"a scripted log knows no directories, so none of {name}")
 
     def wake(self) -> None:
         self.log.propose()

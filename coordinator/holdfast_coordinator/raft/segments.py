@@ -219,7 +219,7 @@ def _decode_group(
         return Damage(offset, "not a group header, or its checksum is wrong", may_be_torn=True)
     _, flags, count, number, first_index, keep_to, commit_index, body_bytes, before, crc = fields
     if number != sequence or before != chain or flags > _FLAG_RESET:
-        what = f"group {number} stands where group {sequence} belongs, or does not continue it"
+        what = f"group {number} is not group {sequence}, or not of this history"
         return Damage(offset, what, may_be_torn=False)
     header = GroupHeader(number, first_index, keep_to, commit_index, bool(flags & _FLAG_RESET))
     position = offset + GROUP_HEADER_BYTES

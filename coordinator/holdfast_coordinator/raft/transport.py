@@ -14,9 +14,10 @@ closed schema of `messages`, or a list of byte strings of the application.
 
 Handshake (all numbers little-endian; H is HMAC-SHA256 under the cluster secret):
 
-    dialer   -> acceptor   hello     magic, cluster, own name, other's name, 32 random bytes
+    dialer   -> acceptor   hello     magic, cluster, own name, other's name, introduction, 32 random bytes
     acceptor -> dialer     hello     the same, its own random bytes, then H("acceptor", both hellos)
     dialer   -> acceptor   proof     H("dialer", both hellos)
+    each     -> other      verdict   the first frame: whether it accepts the other's data directory (peers)
 
 The names and the cluster are under the proof, so that it is good for this pair, this direction and
 this connection only. Without TLS the content can be read on the way, but not changed.
@@ -34,18 +35,30 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import msgpack
 
 from holdfast_coordinator.raft.messages import Message, MessageError, decode, encode
+from holdfast_coordinator.raft.peers import (
+    ACCEPTED,
+    DIGEST_BYTES,
+    ID_BYTES,
+    MEMBER,
+    VERDICTS,
+    Introduction,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Mapping, Sequence
 
-MAGIC = b"HFraft1\n"
+MAGIC = b"HFraft2\n"
 NONCE_BYTES = 32
 PROOF_BYTES = 32
 CODE_BYTES = 16
 """Of each frame's HMAC-SHA256; half of it is as long as a forger could ever need to guess."""
 NAME_BYTES_MAX = 255
-HELLO_BYTES_MAX = len(MAGIC) + 3 * (1 + NAME_BYTES_MAX) + NONCE_BYTES + PROOF_BYTES
+INTRODUCTION_BYTES = 1 + ID_BYTES + DIGEST_BYTES
+HELLO_BYTES_MAX = (
+    len(MAGIC) + 3 * (1 + NAME_BYTES_MAX) + INTRODUCTION_BYTES + NONCE_BYTES + PROOF_BYTES
+)
 HANDSHAKE_SECONDS = 2.0
 """A peer on the same network needs milliseconds; a stranger gets no longer than this."""
 STRANGERS_MAX = 64
@@ -53,6 +66,8 @@ STRANGERS_MAX = 64
 DIAL_SECONDS = 2.0
 REDIAL_SECONDS = (0.05, 0.25)
 """Between attempts, random, so that nodes that start together do not dial in step."""
+REFUSED_REDIAL_SECONDS = (0.5, 1.0)
+"""After a refusal, which only an operator can change."""
 PING_SECONDS = 0.5
 """An empty frame is sent when a connection has been silent for this long."""
 SILENCE_SECONDS = 3.0
@@ -64,7 +79,9 @@ SEND_BUFFER_HIGH_BYTES = 8 * 2**20
 SEND_BUFFER_MAX_BYTES = 64 * 2**20
 """A peer that lets this much pile up is cut off; it starts again with an empty buffer."""
 
-KIND_RAFT, KIND_APPLICATION = 0, 1
+KIND_RAFT, KIND_APPLICATION, KIND_VERDICT = 0, 1, 2
+VERDICT_SEQUENCE = 2**64 - 1
+"""The place of a verdict in the stream: before all frames, which are counted from 0."""
 _LENGTH = struct.Struct("<I")
 _SEQUENCE = struct.Struct("<Q")
 
@@ -93,6 +110,32 @@ class Receiver(Protocol):
     def on_room(self, peer: str) -> None: ...
 
 
+class Gate(Protocol):
+    """Who decides whether a peer that knows the secret is the one that the cluster knows. Must not raise."""
+
+    def introduce(self) -> Introduction: ...
+    def judge(self, peer: str, theirs: Introduction) -> Verdict: ...
+    def met(self, peer: str, theirs: Introduction, verdict: Verdict) -> bool:
+        """Both accept each other, and nothing has been said yet. False: close the connection."""
+
+    def refused_by(self, peer: str, code: str) -> None: ...
+
+
+class OpenGate:
+    """Accepts everybody who knows the secret."""
+
+    def introduce(self) -> Introduction:
+        return Introduction()
+
+    def judge(self, peer: str, theirs: Introduction) -> Verdict:
+        return Verdict()
+
+    def met(self, peer: str, theirs: Introduction, verdict: Verdict) -> bool:
+        return True
+
+    def refused_by(self, peer: str, code: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class TransportConfig:
     """Who this node is, where everybody listens, and what they share."""
@@ -114,14 +157,22 @@ class Rejected(Exception):  # the connection is closed, and the reason counted
     """`args[0]` is one of a few fixed reasons."""
 
 
-def hello(cluster: str, sender: str, receiver: str, nonce: bytes) -> bytes:
+def hello(
+    cluster: str,
+    sender: str,
+    receiver: str,
+    nonce: bytes,
+    introduction: Introduction = Introduction(),  # noqa: B008 - frozen
+) -> bytes:
     """The first thing either side says."""
     parts = [name.encode() for name in (cluster, sender, receiver)]
-    return MAGIC + b"".join(bytes([len(part)]) + part for part in parts) + nonce
+    names = b"".join(bytes([len(part)]) + part for part in parts)
+    about = bytes([introduction.state]) + introduction.directory + introduction.limits
+    return MAGIC + names + about + nonce
 
 
-def parse_hello(data: bytes) -> tuple[str, str, str, bytes]:
-    """(cluster, sender, receiver, nonce). Raises `Rejected`."""
+def parse_hello(data: bytes) -> tuple[str, str, str, Introduction]:
+    """(cluster, sender, receiver, introduction). Raises `Rejected`."""
     if not data.startswith(MAGIC):
         raise Rejected("not a peer")
     names, position = [], len(MAGIC)
@@ -135,9 +186,23 @@ def parse_hello(data: bytes) -> tuple[str, str, str, bytes]:
         except UnicodeDecodeError:
             raise Rejected("malformed hello") from None
         position += 1 + length
-    if len(data) != position + NONCE_BYTES:
+    about = data[position : position + INTRODUCTION_BYTES]
+    if len(data) != position + INTRODUCTION_BYTES + NONCE_BYTES or about[0] > MEMBER:
         raise Rejected("malformed hello")
-    return names[0], names[1], names[2], data[position:]
+    introduction = Introduction(about[1 : 1 + ID_BYTES], about[1 + ID_BYTES :], about[0])
+    return names[0], names[1], names[2], introduction
+
+
+def decode_verdict(body: bytes) -> Verdict:
+    """The first frame of a peer. Raises `Rejected`."""
+    try:
+        unpacked = msgpack.unpackb(body, raw=False, max_map_len=0, max_ext_len=0)
+    except (ValueError, msgpack.UnpackException, UnicodeDecodeError):
+        raise Rejected("malformed verdict") from None
+    match unpacked:
+        case [2, str(code), int(admission)] if code in VERDICTS and 0 <= admission < 2**62:
+            return Verdict(code, admission)
+    raise Rejected("malformed verdict")
 
 
 def proof(secret: bytes, role: bytes, dialer: bytes, acceptor: bytes) -> bytes:
@@ -186,14 +251,18 @@ class Connection(asyncio.Protocol):
     def __init__(self, network: Network, dialed: str | None) -> None:
         self.peer = dialed
         self.ready = False
+        """Both sides have proved the secret, and accept each other."""
+        self.was_refused = False
         self.closed = asyncio.Event()
         self._network = network
-        self._dialed = dialed is not None
+        self.dialed = dialed is not None
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
         self._own_hello = b""
         self._hellos = (b"", b"")
         self._keys = (b"", b"")
+        self._keyed = False
+        self._theirs = Introduction()
         self._sequences = [0, 0]
         self._timer: asyncio.TimerHandle | None = None
         self._spoke_at = self._heard_at = self._checked_at = 0.0
@@ -206,7 +275,7 @@ class Connection(asyncio.Protocol):
         self._timer = loop.call_later(HANDSHAKE_SECONDS, self.reject, "handshake timeout")
         if not self._network.admit(self):
             return
-        if self._dialed:
+        if self.dialed:
             self._own_hello = self._network.hello_to(self.peer or "")
             self._write_handshake(self._own_hello)
 
@@ -239,6 +308,11 @@ class Connection(asyncio.Protocol):
         self.close()
 
     @property
+    def _is_over(self) -> bool:
+        """Closed by this side."""
+        return self._transport is None
+
+    @property
     def unsent_bytes(self) -> int:
         """What waits in the send buffer."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
@@ -257,6 +331,8 @@ class Connection(asyncio.Protocol):
         self._transport.write(frame)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_over:
+            return  # what the loop had read already is not kept
         self._buffer += data
         self._heard_at = asyncio.get_running_loop().time()
         position = 0
@@ -271,7 +347,7 @@ class Connection(asyncio.Protocol):
                     break
                 frame = bytes(self._buffer[position + _LENGTH.size : end])
                 position = end
-                if self.ready:
+                if self._keyed:
                     self._on_frame(frame)
                 else:
                     self._on_handshake(frame)
@@ -281,6 +357,9 @@ class Connection(asyncio.Protocol):
             del self._buffer[:position]
 
     def _on_frame(self, frame: bytes) -> None:
+        if not self.ready:
+            body = open_frame(self._keys[1], VERDICT_SEQUENCE, frame)
+            return self._on_verdict(decode_verdict(body))
         body = open_frame(self._keys[1], self._sequences[1], frame)
         self._sequences[1] += 1
         network = self._network
@@ -295,7 +374,7 @@ class Connection(asyncio.Protocol):
             network.receiver.on_payloads(self.peer or "", items)
 
     def _on_handshake(self, frame: bytes) -> None:
-        if self._dialed:
+        if self.dialed:
             self._finish_as_dialer(frame)
         elif self.peer is None:
             self._answer_hello(frame)
@@ -306,7 +385,7 @@ class Connection(asyncio.Protocol):
             self._become_ready()
 
     def _answer_hello(self, frame: bytes) -> None:
-        sender = self._network.check_hello(frame)
+        sender, self._theirs = self._network.check_hello(frame)
         own = self._network.hello_to(sender)
         self.peer = sender
         self._hellos = (frame, own)
@@ -320,7 +399,8 @@ class Connection(asyncio.Protocol):
         expected = proof(self._network.config.secret, b"acceptor", *self._hellos)
         if not hmac.compare_digest(given, expected):
             raise Rejected("wrong secret")
-        if self._network.check_hello(answer) != self.peer:
+        sender, self._theirs = self._network.check_hello(answer)
+        if sender != self.peer:
             raise Rejected("another node")
         mine = proof(self._network.config.secret, b"dialer", *self._hellos)
         self._write_handshake(mine)
@@ -333,9 +413,29 @@ class Connection(asyncio.Protocol):
     def _become_ready(self) -> None:
         secret = self._network.config.secret
         out, back = (b"dialer key", b"acceptor key")
-        if not self._dialed:
+        if not self.dialed:
             out, back = back, out
         self._keys = (proof(secret, out, *self._hellos), proof(secret, back, *self._hellos))
+        self._keyed = True
+        verdict = self._network.gate.judge(self.peer or "", self._theirs)
+        body = msgpack.packb([KIND_VERDICT, verdict.code, verdict.admission])
+        if self._transport is not None:
+            self._transport.write(pack_frame(self._keys[0], VERDICT_SEQUENCE, body))
+        if verdict.code != ACCEPTED and self._transport is not None:
+            # Not aborted: the other side has to read why.
+            self.was_refused = True
+            self._network.stats.rejected[verdict.code] += 1
+            self._transport.close()
+            self._transport = None
+
+    def _on_verdict(self, verdict: Verdict) -> None:
+        peer, gate = self.peer or "", self._network.gate
+        if verdict.code != ACCEPTED:
+            self.was_refused = True
+            gate.refused_by(peer, verdict.code)
+            raise Rejected(f"refused by peer: {verdict.code}")
+        if not gate.met(peer, self._theirs, verdict):
+            return self.close()
         self.ready = True
         if self._timer is not None:
             self._timer.cancel()
@@ -367,8 +467,10 @@ class Network:
         *,
         rng: random.Random,
         new_nonce: Callable[[int], bytes],
+        gate: Gate | None = None,
     ) -> None:
         self.config = config
+        self.gate: Gate = gate if gate is not None else OpenGate()
         self.receiver = receiver
         self.stats = TransportStats()
         self._rng = rng
@@ -452,20 +554,30 @@ class Network:
 
     def hello_to(self, peer: str) -> bytes:
         """A fresh hello."""
-        return hello(self.config.cluster, self.config.node, peer, self._new_nonce(NONCE_BYTES))
+        nonce = self._new_nonce(NONCE_BYTES)
+        return hello(self.config.cluster, self.config.node, peer, nonce, self.gate.introduce())
 
-    def check_hello(self, data: bytes) -> str:
-        """The peer that a hello is from, if it is meant for us. Raises `Rejected`."""
-        cluster, sender, receiver, _ = parse_hello(data)
+    def check_hello(self, data: bytes) -> tuple[str, Introduction]:
+        """The peer that a hello is from, if it is meant for us, and what it says of itself. Raises
+        `Rejected`."""
+        cluster, sender, receiver, introduction = parse_hello(data)
         if cluster != self.config.cluster:
             raise Rejected("another cluster")
         if receiver != self.config.node or sender == receiver or sender not in self.config.members:
             raise Rejected("another node")
-        return sender
+        return sender, introduction
+
+    def disconnect(self, peer: str) -> None:
+        """Close the connection with a peer; it will have to introduce itself again."""
+        connection = self._live.get(peer)
+        if connection is not None:
+            connection.close()
 
     def admit(self, connection: Connection) -> bool:
-        """A new connection that has proved nothing yet."""
-        if self._stopped or len(self._strangers) >= STRANGERS_MAX:
+        """A new connection that has proved nothing yet. Those that this node dials are few, and
+        strangers at the door must not keep it from them."""
+        strangers = sum(not each.dialed for each in self._strangers)
+        if self._stopped or (strangers >= STRANGERS_MAX and not connection.dialed):
             connection.reject("too many strangers")
             return False
         self._strangers.add(connection)
@@ -502,9 +614,12 @@ class Network:
                     )
             except OSError:  # includes the timeout; the peer is simply not there yet
                 connection = None
+            pause = REDIAL_SECONDS
             if connection is not None:
                 await connection.closed.wait()
-            await asyncio.sleep(self._rng.uniform(*REDIAL_SECONDS))
+                if connection.was_refused:
+                    pause = REFUSED_REDIAL_SECONDS
+            await asyncio.sleep(self._rng.uniform(*pause))
 
 
 def _body(kind: int, packed: Sequence[bytes]) -> bytes:

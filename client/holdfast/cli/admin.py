@@ -1,0 +1,80 @@
+"""`step-down` and `replace-node`: the two calls by which an operator changes who does what in a running cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import aiohttp
+import click
+
+from holdfast import wire
+from holdfast.cli import exit_codes
+from holdfast.cli.common import endpoints_option, fail, json_option, print_json
+from holdfast.wire import Code
+
+CALL_SECONDS: Final = 6.0
+"""More than the nodes themselves wait for a hand-over or for a majority."""
+
+TRY_ANOTHER: Final = frozenset({Code.NO_LEADER, Code.OVERLOADED, Code.CONFLICT})
+"""These may be different at another node: one that cannot reach the leader, or has not seen a newcomer."""
+
+
+@click.command("step-down", short_help="Have the leader hand over to another node.")
+@endpoints_option
+@json_option
+def step_down(endpoints: str, as_json: bool) -> None:
+    """Have the leader hand over to the most advanced of the others, before maintenance for instance. Callers are delayed by some
+    milliseconds, none is refused for it. A leader that is stopped with SIGTERM does the same by itself.
+
+    \b
+    Exit codes: 0 another node leads; 1 it was asked, but no other leader was seen; 69 no node answered, or none knows a leader.
+    """
+    answer = asyncio.run(_call(endpoints, "step-down", None))
+    print_json(answer) if as_json else click.echo(f"{answer['leader']} leads now")
+
+
+@click.command("replace-node", short_help="Admit a node that has lost its data directory.")
+@click.argument("node")
+@endpoints_option
+@json_option
+def replace_node(node: str, endpoints: str, as_json: bool) -> None:
+    """Admit NODE with the data directory that it has now, because the one it had is lost.
+
+    A node that comes back with an empty directory has forgotten what it acknowledged, and is refused by the others. Start it,
+    then run this, while the other nodes run. It gets everything from the leader, and counts as a voter once it has caught up.
+    The old directory must not be used again: it is refused from now on.
+
+    \b
+    Exit codes: 0 it is admitted; 1 there is nothing to admit, or no majority to admit it; 2 there is no such node;
+                69 no node answered, or none knows a leader.
+    """
+    answer = asyncio.run(_call(endpoints, "replace-node", {"node": node}))
+    print_json(answer) if as_json else click.echo(
+        f"{node} is admitted; it catches up and becomes a voter by itself"
+    )
+
+
+async def _call(endpoints: str, what: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    """The answer of the first node that does it. Ends the command with a sentence if none does."""
+    sentence, exit_code = "no node of the cluster answered", exit_codes.UNREACHABLE
+    timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout) as http:
+        for endpoint in filter(None, (part.strip() for part in endpoints.split(","))):
+            url = f"{endpoint.rstrip('/')}{wire.API_PREFIX}/cluster/{what}"
+            try:
+                async with http.post(url, json=body) as response:
+                    answer: dict[str, Any] = await response.json(content_type=None)
+            except (aiohttp.ClientError, TimeoutError, ValueError):
+                continue
+            if response.status == 200:
+                return answer
+            code = answer.get("code")
+            sentence = str(answer.get("detail", f"{endpoint} answered {response.status}"))
+            exit_code = {
+                Code.BAD_REQUEST.value: exit_codes.USAGE,
+                Code.NO_LEADER.value: exit_codes.UNREACHABLE,
+            }.get(str(code), exit_codes.FAILED)
+            if code not in TRY_ANOTHER:
+                break
+    fail(sentence, exit_code)
