@@ -1,0 +1,367 @@
+"""What Raft promises, checked after every event of a simulated run.
+
+One leader a term; log matching; leader completeness; the same state at the same index on every node; term,
+commit and applied index only rise; a committed entry is on a majority of DISKS; an acknowledged entry is on the
+disk of the node that acknowledged it, and stays there; one vote a term and node across restarts; tokens rise.
+
+Rule: it watches through the journal, the host and the messages that leave, and changes nothing. `violations`
+are sentences; an empty list is the only good one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from holdfast_coordinator.machine.outcomes import Granted
+from holdfast_coordinator.raft import shield
+from holdfast_coordinator.raft.messages import Ack, Append, Vote, VoteRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast_coordinator.node import Node
+    from holdfast_jepsen.sim.server import Server
+
+STATE_HASH_EVERY = 16
+"""The whole state is hashed at every so manieth index, the outcomes at each."""
+VIOLATIONS_MAX = 20
+FIRST_INDEX = 1
+"""Every log begins with this entry, by construction and not by agreement."""
+
+
+@dataclass(slots=True)
+class _Node:
+    """What is known of one machine, across its lives."""
+
+    term: int = 0
+    commit: int = 0
+    applied: int = 0
+    durable: list[tuple[int, int, int]] = field(default_factory=list)
+    promised_term: int = 0
+    """The highest term that it told anybody."""
+    acknowledged: tuple[int, int] = (0, 0)
+    """(index, term of that entry): said to be on disk in the newest acknowledgement."""
+    was_leader_in: int = -1
+    matches: dict[str, int] = field(default_factory=dict)
+    """What it counted its peers to have, when it last led."""
+
+
+class RaftInvariants:
+    """Of one run."""
+
+    def __init__(self, names: Sequence[str], note: Any) -> None:
+        self.violations: list[str] = []
+        self.commands: dict[tuple[int, int], tuple[bytes, int | None]] = {}
+        self.leaders: dict[int, str] = {}
+        self.votes: dict[tuple[str, int], str] = {}
+        self.committed: dict[int, int] = {}
+        """Index -> term, for every entry that any node has called committed."""
+        self.highest_committed = 0
+        self.states: dict[int, bytes] = {}
+        self.tokens: dict[int, tuple[str, tuple[str, ...]]] = {}
+        self.last_token = 0
+        self.granted_at: dict[int, int] = {}
+        self.servers: dict[str, Server] = {}
+        self._nodes = {name: _Node() for name in names}
+        self._majority = len(names) // 2 + 1
+        self._note = note
+
+    def violated(self, what: str) -> None:
+        """Remember a violation."""
+        if len(self.violations) < VIOLATIONS_MAX and what not in self.violations:
+            self.violations.append(what)
+            self._note(f"VIOLATION {what}")
+
+    # Lives.
+
+    def host(self, server: Server, node: Node) -> WatchedHost:
+        """Stands between the engine and a node."""
+        return WatchedHost(self, server, node)
+
+    def begin_life(self, server: Server) -> None:
+        """Commit and applied index begin again; the rest does not."""
+        known = self._nodes[server.name]
+        known.term = known.commit = known.applied = 0
+        known.was_leader_in = -1
+
+    def after_start(self, server: Server) -> None:
+        """The disk still has what was promised."""
+        assert server.engine is not None
+        kernel, journal = server.engine.kernel, server.engine.journal
+        if kernel is None or journal is None:
+            return
+        known = self._nodes[server.name]
+        if kernel.term < known.promised_term:
+            self.violated(
+                f"{server.name} started in term {kernel.term}, and had spoken in {known.promised_term}"
+            )
+        vote = self.votes.get((server.name, journal.getCurrentTerm()))
+        if vote is not None and journal.getVotedForNodeId() != vote:
+            self.violated(
+                f"{server.name} voted for {vote} in term {journal.getCurrentTerm()} and, after a "
+                f"start, knows of {journal.getVotedForNodeId()}"
+            )
+        index, term = known.acknowledged
+        if (journal[-1][2], kernel.last_index) < (term, index):
+            self.violated(
+                f"{server.name} acknowledged entry {index} and started with {kernel.last_index}"
+            )
+        elif index >= journal[0][1] and index <= kernel.last_index:
+            found = shield.term_at(journal, index)
+            if found < term:
+                self.violated(
+                    f"{server.name} acknowledged entry {index} of term {term}, has {found}"
+                )
+
+    def end_life(self, server: Server) -> None:
+        """Its process dies; what is on its disk is remembered."""
+        engine = server.engine
+        if engine is not None and engine.journal is not None and engine.kernel is not None:
+            self._nodes[server.name].durable = self._on_disk(server)
+
+    # What happens.
+
+    def on_append(
+        self, node: str, index: int, term: int, command: bytes, previous: int | None
+    ) -> None:
+        """Log matching: one index and term is one command, after the same entry."""
+        known = self.commands.get((index, term))
+        if known is None:
+            self.commands[index, term] = command, previous
+        elif command[:1] == b"\x10" and known[0][:1] == b"\x10" and known[0] != command:
+            self.violated(f"{node} has another entry {index} of term {term} than somebody else")
+        elif previous is not None and known[1] is not None and known[1] != previous:
+            self.violated(f"{node} has entry {index} of term {term} after one of term {previous}")
+
+    def on_send(self, server: Server, peer: str, messages: Sequence[Any]) -> None:
+        """What a node promises to others."""
+        engine = server.engine
+        if engine is None or engine.journal is None or engine.kernel is None:
+            return
+        known = self._nodes[server.name]
+        for message in messages:
+            if isinstance(message, Ack | Append | Vote | VoteRequest):
+                known.promised_term = max(known.promised_term, message.term)
+            if isinstance(message, Ack):
+                if message.success:
+                    self._on_ack(server, message)
+            elif isinstance(message, Vote):
+                self._on_vote(server.name, message.term, peer)
+            elif isinstance(message, VoteRequest):
+                self._on_vote(server.name, message.term, server.name)
+            elif isinstance(message, Append):
+                self._on_leader(server.name, message.term)
+
+    def _on_ack(self, server: Server, ack: Ack) -> None:
+        assert server.engine is not None
+        journal = server.engine.journal
+        assert journal is not None
+        index = ack.next_index - 1
+        if index > journal.durable_index:
+            self.violated(
+                f"{server.name} acknowledged entry {index}; its disk has {journal.durable_index}"
+            )
+        elif index >= journal[0][1]:
+            known = self._nodes[server.name]
+            known.acknowledged = max(
+                known.acknowledged, (index, shield.term_at(journal, index)), key=lambda a: a[::-1]
+            )
+
+    def _on_vote(self, node: str, term: int, candidate: str) -> None:
+        before = self.votes.setdefault((node, term), candidate)
+        if before != candidate:
+            self.violated(f"{node} voted for {before} and for {candidate} in term {term}")
+
+    def _on_leader(self, node: str, term: int) -> None:
+        before = self.leaders.setdefault(term, node)
+        if before != node:
+            self.violated(f"{before} and {node} lead term {term}")
+
+    def after_event(self, server: Server) -> None:
+        """Everything that can be seen at a node after it did something."""
+        engine = server.engine
+        if engine is None or engine.kernel is None or engine.failure is not None:
+            return
+        kernel, known = engine.kernel, self._nodes[server.name]
+        term, commit, applied = kernel.term, kernel.commit_index, kernel.applied_index
+        if term < known.term or commit < known.commit or applied < known.applied:
+            self.violated(
+                f"{server.name} went back from term, commit, applied "
+                f"{known.term}, {known.commit}, {known.applied} to {term}, {commit}, {applied}"
+            )
+        if kernel.is_leader and known.was_leader_in != term:
+            known.was_leader_in = term
+            self._on_leader(server.name, term)
+            known.matches = {}
+            self._leader_was_elected(server.name, term)
+            self._leader_is_complete(server)
+        if kernel.is_leader:
+            self._matches_are_true(server, known)
+        if commit > known.commit:
+            self._on_commit(server, known.commit + 1, commit)
+        known.term, known.commit, known.applied = term, commit, applied
+
+    def _leader_was_elected(self, name: str, term: int) -> None:
+        votes = sum(self.votes.get((each, term)) == name for each in self._nodes)
+        if votes < self._majority:
+            self.violated(f"{name} leads term {term} with {votes} votes")
+
+    def _matches_are_true(self, server: Server, known: _Node) -> None:
+        """A leader counts only what its peers have on disk, of its own log."""
+        assert server.engine is not None
+        kernel, journal = server.engine.kernel, server.engine.journal
+        assert kernel is not None
+        assert journal is not None
+        for peer, index in kernel.match_index.items():
+            if index == known.matches.get(peer, 0):
+                continue
+            if index < known.matches.get(peer, 0):
+                self.violated(
+                    f"{server.name} counts less of {peer} than before in term {kernel.term}"
+                )
+            known.matches[peer] = index
+            other = self.servers[peer].engine
+            if other is None or other.kernel is None or other.journal is None:
+                continue
+            if other.kernel.term > kernel.term or index < max(journal[0][1], other.journal[0][1]):
+                continue
+            term = shield.term_at(journal, index)
+            durable = other.journal.durable_index
+            if durable < index or shield.term_at(other.journal, index) != term:
+                self.violated(
+                    f"{server.name} counts entry {index} of {peer} in term {kernel.term}, whose disk has {durable}"
+                )
+
+    def _leader_is_complete(self, server: Server) -> None:
+        assert server.engine is not None
+        journal, kernel = server.engine.journal, server.engine.kernel
+        assert journal is not None
+        assert kernel is not None
+        index = self.highest_committed
+        if index < max(journal[0][1], 1):
+            return
+        expected = self.committed[index]
+        if expected > kernel.term:
+            return  # a leader of an older term, which nobody follows any more
+        if kernel.last_index < index or shield.term_at(journal, index) != expected:
+            self.violated(f"{server.name} leads term {kernel.term} without committed entry {index}")
+
+    def _on_commit(self, server: Server, first: int, last: int) -> None:
+        assert server.engine is not None
+        journal = server.engine.journal
+        assert journal is not None
+        for index in range(max(first, journal[0][1]), last + 1):
+            term = shield.term_at(journal, index)
+            known = self.committed.get(index)
+            if known is None:
+                self.committed[index] = term
+            elif known != term:
+                self.violated(
+                    f"{server.name} committed entry {index} of term {term}; it was of term {known}"
+                )
+        if last > max(self.highest_committed, FIRST_INDEX):
+            self.highest_committed = last
+            self._is_on_a_majority_of_disks(last, shield.term_at(journal, last))
+
+    def _is_on_a_majority_of_disks(self, index: int, term: int) -> None:
+        count = 0
+        for name, other in self.servers.items():
+            ranges = self._on_disk(other) if other.engine else self._nodes[name].durable
+            count += any(
+                first <= index <= last and (entry_term in (0, term) or index < last)
+                for first, last, entry_term in ranges
+            )
+        if count < self._majority:
+            self.violated(f"entry {index} of term {term} was committed with {count} copies on disk")
+
+    @staticmethod
+    def _on_disk(server: Server) -> list[tuple[int, int, int]]:
+        """(first, last, term of the last) of what a power loss would leave."""
+        engine = server.engine
+        if engine is None or engine.journal is None or not len(engine.journal):
+            return []
+        journal = engine.journal
+        durable = journal.durable_index
+        ranges = []
+        if durable >= journal[0][1]:
+            ranges.append((journal[0][1], durable, shield.term_at(journal, durable)))
+        if engine.store is not None and engine.store.newest is not None:
+            ranges.append((0, engine.store.newest.index, 0))
+        return ranges
+
+    # What is applied.
+
+    def on_applied(self, server: Server, index: int, payload: bytes, digest: bytes) -> None:
+        """The same outcomes and states everywhere."""
+        known = self.states.setdefault(index, digest)
+        if known != digest:
+            self.violated(f"{server.name} is in another state after entry {index} than others")
+
+    def on_grant(self, index: int, grant: Granted) -> None:
+        """The first node that applies a grant."""
+        known = self.tokens.get(grant.token)
+        if known is not None:
+            if known != (grant.session, grant.keys):
+                self.violated(f"token {grant.token} was granted twice")
+            return
+        if grant.token <= self.last_token:
+            self.violated(f"token {grant.token} was granted after {self.last_token}")
+        self.last_token = grant.token
+        self.tokens[grant.token] = grant.session, grant.keys
+        self.granted_at[grant.token] = index
+
+
+class WatchedHost:
+    """A node as the engine sees it; what it applies is compared with what others applied."""
+
+    def __init__(self, watch: RaftInvariants, server: Server, node: Node) -> None:
+        self._watch = watch
+        self._server = server
+        self._node = node
+        self._expected = 0
+        self.next_batch = node.next_batch
+        self.on_message = node.on_message
+        self.on_peer_connected = node.on_peer_connected
+        self.on_leader = node.on_leader
+
+    def apply(self, index: int, term: int, payload: bytes) -> None:
+        if index <= self._expected:
+            self._watch.violated(f"{self._server.name} applied entry {index} twice")
+        self._expected = index
+        watch = self._watch
+        machine = self._node.machine
+        if index not in watch.states:
+            # The outcomes are seen once, by applying to the same machine through its own method.
+            self._apply_and_look(index, term, payload)
+        else:
+            self._node.apply(index, term, payload)
+        machine = self._node.machine
+        digest = hashlib.blake2b(payload, digest_size=16)
+        digest.update(b"%d %d" % (machine.last_token, machine.cluster_time_ms))
+        if index % STATE_HASH_EVERY == 0:
+            digest.update(machine.state_hash())
+        watch.on_applied(self._server, index, payload, digest.digest())
+
+    def _apply_and_look(self, index: int, term: int, payload: bytes) -> None:
+        machine = self._node.machine
+        apply = machine.apply
+        seen: list[Any] = []
+
+        def looking(entry: Any) -> Any:
+            outcomes = apply(entry)
+            seen.extend(outcome for _, outcome in outcomes if isinstance(outcome, Granted))
+            return outcomes
+
+        machine.apply = looking  # type: ignore[method-assign]
+        try:
+            self._node.apply(index, term, payload)
+        finally:
+            del machine.apply
+        for grant in seen:
+            self._watch.on_grant(index, grant)
+
+    def restore(self, index: int, term: int, payload: bytes) -> None:
+        self._expected = index
+        self._node.restore(index, term, payload)

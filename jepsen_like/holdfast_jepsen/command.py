@@ -1,0 +1,175 @@
+"""The command line: `sim`, `replay`, `scoreboard`.
+
+Exit codes: 0 valid, 1 invalid, 2 unknown. Unknown is a failure: a run that proves nothing must not pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import multiprocessing
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from holdfast_jepsen.sim.run import Outcome
+
+EXIT_CODES: Final = {"valid": 0, "invalid": 1, "unknown": 2}
+LINE_SECONDS = 2.0
+"""Between progress lines where nobody watches."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser("holdfast-jepsen", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    sim = commands.add_parser("sim", help="simulate many seeds")
+    sim.add_argument("--seeds", type=int, default=100, help="how many")
+    sim.add_argument("--start", type=int, default=0, help="the first")
+    sim.add_argument("--minutes", type=float, help="stop after so many, whatever --seeds says")
+    sim.add_argument(
+        "--keep-going", action="store_true", help="do not stop at the first invalid seed"
+    )
+    replay = commands.add_parser("replay", help="run one seed and tell its story")
+    replay.add_argument("seed", type=int)
+    replay.add_argument("--mutant", help="with this mutant of the scoreboard")
+    replay.add_argument(
+        "--out", type=Path, help="write trace.txt and history.jsonl into this folder"
+    )
+    board = commands.add_parser("scoreboard", help="let the harness find every mutant")
+    board.add_argument("--seeds", type=int, default=200, help="give up on a mutant after so many")
+    board.add_argument("names", nargs="*", help="only these mutants")
+    sim.add_argument("--jobs", type=int, default=1, help="processes, each with seeds of its own")
+    for each in (sim, replay):
+        each.add_argument(
+            "--fault-seconds",
+            type=float,
+            default=20.0,
+            help="virtual time with faults, of each run",
+        )
+    options = parser.parse_args(arguments)
+    if options.command == "sim":
+        return _sim(options)
+    if options.command == "replay":
+        return _replay(options)
+    return _scoreboard(options)
+
+
+def _sim(options: argparse.Namespace) -> int:
+    began, cpu_began, seen = _now(), time.process_time(), Counter[str]()
+    fired: Counter[str] = Counter()
+    virtual, worst, last_line = 0.0, 0, 0.0
+    for outcome in _outcomes(options):
+        seen[outcome.verdict] += 1
+        fired += outcome.fired
+        virtual += outcome.virtual_seconds
+        worst = _worse(worst, EXIT_CODES[outcome.verdict])
+        elapsed = _now() - began
+        if outcome.verdict != "valid":
+            _end_line()
+            print(_sentence(outcome))
+        if elapsed - last_line >= (0.2 if sys.stdout.isatty() else LINE_SECONDS):
+            last_line = elapsed
+            _progress(sum(seen.values()), options.seeds, virtual, elapsed, seen)
+        if outcome.verdict == "invalid" and not options.keep_going:
+            break
+        if options.minutes is not None and elapsed >= options.minutes * 60:
+            break
+    _end_line()
+    elapsed = _now() - began
+    rate = f"{virtual / max(elapsed, 1e-9):.0f} virtual hours an hour"
+    if options.jobs == 1:
+        rate += f", {virtual / (time.process_time() - cpu_began):.0f} an hour of one core"
+    faults = ", ".join(f"{kind} {count}" for kind, count in sorted(fired.items()))
+    print(f"faults that fired: {faults or 'none'}")
+    print(
+        f"{sum(seen.values())} seeds, {virtual / 3600:.2f} virtual hours in {elapsed:.0f} s "
+        f"({rate}): " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(seen.items()))
+    )
+    return worst
+
+
+def _outcomes(options: argparse.Namespace) -> Iterator[Outcome]:
+    """In the order of the seeds, whoever was faster."""
+    from holdfast_jepsen.sim.run import run_briefly
+
+    one = functools.partial(run_briefly, fault_seconds=options.fault_seconds)
+    seeds = range(options.start, options.start + options.seeds)
+    if options.jobs == 1:
+        yield from map(one, seeds)
+        return
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        yield from pool.imap(one, seeds)
+
+
+def _worse(one: int, other: int) -> int:
+    """Invalid outweighs unknown, which outweighs valid."""
+    return max(one, other, key=(0, 2, 1).__getitem__)
+
+
+def _progress(done: int, of: int, virtual: float, elapsed: float, seen: Counter[str]) -> None:
+    text = (
+        f"{done}/{of} seeds  {virtual / 3600:.2f} virtual hours  {virtual / elapsed:.0f}x  "
+        f"{seen['invalid']} invalid  {seen['unknown']} unknown"
+    )
+    print(
+        f"\r{text}\x1b[K" if sys.stdout.isatty() else text, end="" if sys.stdout.isatty() else "\n"
+    )
+    sys.stdout.flush()
+
+
+def _end_line() -> None:
+    if sys.stdout.isatty():
+        print("\r\x1b[K", end="")
+
+
+def _sentence(outcome: Outcome) -> str:
+    return f"seed {outcome.seed} is {outcome.verdict} ({outcome.workload}, {outcome.nodes} nodes): {outcome.reasons[0]}"
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from holdfast_jepsen.scoreboard import mutants
+    from holdfast_jepsen.sim.run import run
+
+    variant = mutants.BY_NAME[options.mutant].variant() if options.mutant else None
+    outcome = run(
+        options.seed,
+        variant=variant,
+        keep_trace=options.out is not None,
+        fault_seconds=options.fault_seconds,
+    )
+    print(
+        f"seed {outcome.seed}: {outcome.workload} on {outcome.nodes} nodes, {len(outcome.plan)} faults"
+    )
+    for fault in outcome.plan:
+        print(f"  {fault}")
+    print(
+        f"{outcome.virtual_seconds:.1f} virtual seconds, {outcome.events} events, "
+        f"{len(outcome.history.operations)} operations, {outcome.answered} answered"
+    )
+    print(f"trace {outcome.trace_hash}")
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "trace.txt").write_text("".join(outcome.trace or []))
+        (options.out / "history.jsonl").write_text(outcome.history.to_json_lines())
+        print(f"written: {options.out}/trace.txt, {options.out}/history.jsonl")
+    for reason in outcome.reasons:
+        print(f"  {reason}")
+    print(outcome.verdict)
+    return EXIT_CODES[outcome.verdict]
+
+
+def _scoreboard(options: argparse.Namespace) -> int:
+    from holdfast_jepsen.scoreboard import table
+
+    return table.show(options.names, options.seeds)
+
+
+def _now() -> float:
+    """Wall time: for the figures of the progress line, and for nothing else."""
+    return time.perf_counter()

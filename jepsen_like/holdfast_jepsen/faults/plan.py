@@ -1,0 +1,49 @@
+"""The faults of one run, as data: when, what, to whom, for how long. Drawn from the seed; printed with a verdict.
+
+Rule: a plan names faults and decides nothing at run time, so that leaving one out changes only what follows from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from holdfast_jepsen.sim.world import MILLISECOND, SECOND
+
+if TYPE_CHECKING:
+    from holdfast_jepsen.sim.rng import Rng
+
+KINDS = (
+    "kill", "kill-leader", "power", "power-all", "crash-at-step", "pause", "pause-leader",
+    "pause-client", "crash-client", "isolate", "isolate-leader", "halves", "bridge", "one-way",
+    "ring", "slow-links", "slow-client", "cut-client", "reset", "supersede",
+    "duplicates",
+    "hand-over",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`draw` seeds whatever the fault still has to choose: which node, which side."""
+
+    at: int
+    kind: str
+    duration: int
+    draw: int
+
+    def __str__(self) -> str:
+        return f"{self.at / SECOND:7.3f} s  {self.kind}  for {self.duration / SECOND:.3f} s"
+
+
+def draw(rng: Rng, *, begin: int, end: int, kinds: tuple[str, ...] = ()) -> list[Fault]:
+    """A swarm: each seed has its own few kinds of faults and its own rate. `kinds`: these, and a high rate."""
+    mean_gap = (300 if kinds else rng.choice((300, 800, 2000))) * MILLISECOND
+    kinds = kinds or tuple(rng.sample(KINDS, rng.between(1, 6)))
+    plan: list[Fault] = []
+    at = begin
+    while True:
+        at += int(mean_gap * (0.2 + 1.6 * rng.random()))
+        if at >= end:
+            return plan
+        longest = rng.choice((50, 400, 1500, 5000)) * MILLISECOND
+        plan.append(Fault(at, rng.choice(kinds), 1 + rng.below(longest), rng.bits()))

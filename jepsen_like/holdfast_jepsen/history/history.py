@@ -1,0 +1,88 @@
+"""A history: every operation of every client, with true times that no client can see.
+
+Rule: an operation lies between its call and its return; one that never got a definite answer has no return,
+and may take effect at any time after its call, or never. Asking again under the same request id is the same
+operation. Times are nanoseconds of true time.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["acquire", "release", "end"]
+"""`end`: close or cancel, which may end the hold of `token` (0: of any hold of the session)."""
+
+Result = Literal["ok", "held", "not_held", "refused", "unknown", "pending"]
+"""`held`: refused because somebody else has it; `not_held`: refused because the hold has ended; `refused`: any
+other definite refusal, which says nothing about the lock."""
+
+
+@dataclass(slots=True)
+class Operation:
+    """One request of one client."""
+
+    process: str
+    kind: Kind
+    keys: tuple[str, ...]
+    session: str
+    called: int
+    returned: int | None = None
+    result: Result = "pending"
+    token: int = 0
+    holder: int = 0
+    """Who has the key, as a refusal says; 0: it does not say."""
+    holder_session: str = ""
+    ttl_ns: int = 0
+    """Of an implicit session: the lease that the grant itself begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An acknowledged opening or renewal: the session lives at least `ttl_ns` from `sent`, less the drift."""
+
+    session: str
+    sent: int
+    ttl_ns: int
+
+
+@dataclass(slots=True)
+class Belief:
+    """From when to when a client trusted that it holds a key."""
+
+    process: str
+    key: str
+    token: int
+    begun: int
+    ended: int
+
+
+@dataclass(slots=True)
+class History:
+    """Of one run."""
+
+    operations: list[Operation] = field(default_factory=list)
+    leases: list[Lease] = field(default_factory=list)
+    beliefs: list[Belief] = field(default_factory=list)
+
+    def finish(self) -> None:
+        """The run is over: what is still on its way has an unknown outcome."""
+        for operation in self.operations:
+            if operation.result == "pending":
+                operation.result, operation.returned = "unknown", None
+
+    def keys(self) -> list[str]:
+        """Every key that occurs, sorted."""
+        return sorted({key for operation in self.operations for key in operation.keys})
+
+    def to_json_lines(self) -> str:
+        """One object a line, in the order of the calls."""
+        rows: list[dict[str, Any]] = []
+        rows += (
+            {"type": "operation", "at": each.called, **asdict(each)} for each in self.operations
+        )
+        rows += ({"type": "lease", "at": each.sent, **asdict(each)} for each in self.leases)
+        rows += ({"type": "belief", "at": each.begun, **asdict(each)} for each in self.beliefs)
+        rows.sort(key=lambda row: int(row["at"]))
+        return "".join(json.dumps(row) + "\n" for row in rows)

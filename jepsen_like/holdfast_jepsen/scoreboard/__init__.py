@@ -1,0 +1,1 @@
+"""Known ways of breaking Holdfast, and whether the harness finds them."""

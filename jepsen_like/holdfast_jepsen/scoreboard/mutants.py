@@ -1,0 +1,192 @@
+"""Mutants: the product with one cure, or one guarantee, taken away. The harness has to find every one.
+
+Rule: a mutant changes a single decision, from outside, for the time of a run, and gives it back. D numbers are those
+of the audit of pysyncobj (docs/engine.md), G numbers the guarantees of ARCHITECTURE.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from holdfast_coordinator.machine import origins, rules
+from holdfast_coordinator.machine.machine import Machine
+from holdfast_coordinator.raft import shield
+from holdfast_coordinator.raft.journal import Journal
+from holdfast_coordinator.raft.kernel import Kernel
+from holdfast_coordinator.raft.memory_disk import MemoryFile
+from holdfast_coordinator.raft.messages import Ack
+from holdfast_jepsen.sim.run import Variant
+from holdfast_jepsen.workloads.client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """`weakens`: the deviation or guarantee. `story`: what is wrong with it. `named_test`: fails if the cure is taken
+    away; for what shows in a run so seldom that no reasonable number of seeds finds it."""
+
+    name: str
+    weakens: str
+    story: str
+    variant: Callable[[], Variant]
+    named_test: str = ""
+
+
+@contextlib.contextmanager
+def _patched(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def _patch(owner: Any, name: str, value: Any, **more: Any) -> Callable[[], Variant]:
+    return lambda: Variant(around=lambda: _patched(owner, name, value), **more)
+
+
+def _kernel(kernel_class: type[Kernel], **more: Any) -> Callable[[], Variant]:
+    return lambda: Variant(settings=lambda s: replace(s, kernel_class=kernel_class), **more)
+
+
+def _client(client_class: type[Client], **more: Any) -> Callable[[], Variant]:
+    return lambda: Variant(client_class=client_class, **more)
+
+
+# The engine.
+
+_normalise = shield.normalise
+
+
+def _truncating(append: Any, log: Any, commit_index: int) -> Any:
+    plan = _normalise(append, log, commit_index)
+    if isinstance(plan, shield.Gap) or append.prev_index < log[0][1] or not append.entries:
+        return plan
+    entries = [
+        (command, append.prev_index + 1 + place, term)
+        for place, (term, command) in enumerate(append.entries)
+    ]
+    return shield.Fresh(append.prev_index, append.prev_term, entries, plan.verified)
+
+
+class AcksWithoutTerm(Kernel):
+    """An acknowledgement counts in whatever term it arrives."""
+
+    def _on_ack(self, peer: str, ack: Ack) -> None:
+        super()._on_ack(peer, replace(ack, term=self.term) if ack.term < self.term else ack)
+
+    def _still_true(self, item: Any) -> Any:
+        return item
+
+
+class AnswersBeforeSync(Kernel):
+    """Promises leave, and then the journal is synced."""
+
+    def release(self, deliver: Callable[[str, Sequence[Any]], None]) -> None:
+        answers, self._answers = self._answers, []
+        self._deliver(answers, deliver)
+        super().release(deliver)
+
+
+_open_journal = Journal._open
+
+
+def _forgetting_votes(journal: Journal) -> None:
+    _open_journal(journal)
+    journal._vote = None
+
+
+# The machine.
+
+_advance_time = Machine._advance_time
+
+
+def _fast_time(machine: Machine, entry: Any) -> None:
+    _advance_time(machine, replace(entry, elapsed_ms=entry.elapsed_ms * 5 // 4))
+
+
+class _AlwaysFree:
+    def __call__(self, state: Any, keys: Any) -> bool:
+        return (
+            not any(len(key) % 2 for key in keys)
+            or state.cluster_time_ms % 4 == 0
+            or _is_free(state, keys)
+        )
+
+
+_is_free: Callable[[Any, Any], bool] = getattr(rules, "is_free")  # noqa: B009 - as `_patched` does
+
+
+# The client.
+
+
+class DeadlineFromReceipt(Client):
+    """The lease counts from when the answer arrived."""
+
+    def deadline(self, sent_clock: int, lasts: int) -> int:
+        return self.clock_ns() + lasts
+
+
+class TrustsUnansweredRenewals(Client):
+    """A renewal that was sent is taken for one that was made."""
+
+    async def renew(self, session: Any) -> None:
+        self._renewed_in_hope(session)
+        await super().renew(session)
+
+    def _renewed_in_hope(self, session: Any) -> None:
+        session.deadline_ns = max(session.deadline_ns, self.clock_ns() + session.ttl_ns)
+        for belief in self._beliefs:
+            if belief.process == session.id and belief.ended > self._world.now:
+                belief.ended = max(belief.ended, self._true_time(session.deadline_ns))
+
+
+REORDERING = ("duplicates", "supersede", "slow-links", "one-way", "isolate", "kill-leader")
+LATE = ("one-way", "isolate-leader", "slow-links", "pause-leader")
+DEPOSED = ("kill-leader", "isolate-leader", "pause-leader", "hand-over", "reset")
+ELECTIONS = ("kill", "kill-leader", "crash-at-step", "duplicates", "slow-links", "isolate-leader")
+POWER = ("power", "power-all", "crash-at-step")
+STALLS = ("pause-client", "slow-client", "cut-client", "crash-client")
+
+MUTANTS = (
+    Mutant("truncation", "D2", "an append cuts away what stands behind it",
+           _patch(shield, "normalise", _truncating, kinds=REORDERING)),
+    Mutant("acks-without-term", "D3", "an acknowledgement of another term counts",
+           _kernel(AcksWithoutTerm, size=5, kinds=LATE, workload="many-keys"),
+           # It takes two leaderships of one node, an acknowledgement that is on its way for longer than the
+           # one between them, and that one has to cut the log of whoever sent it.
+           "tests/raft/test_deviations.py::TestD3AcknowledgementsWithoutATerm::test_ours_drops_it"),
+    Mutant("answers-before-sync", "D5", "promises leave before the disk has them", _kernel(AnswersBeforeSync)),
+    Mutant("sync-does-nothing", "D5", "the journal's sync reaches no disk",
+           _patch(MemoryFile, "sync", lambda file: None, kinds=POWER)),
+    Mutant("votes-forgotten", "D6", "a restart forgets for whom it voted",
+           _patch(Journal, "_open", _forgetting_votes, size=5, kinds=ELECTIONS)),
+    Mutant("votes-counted", "D17", "votes are counted, not voters",
+           lambda: Variant(size=5, kinds=ELECTIONS, around=lambda: _patched(shield.Voters, "add", _count_votes))),
+    Mutant("grants-twice", "G1", "a held key is sometimes taken for free", _patch(rules, "is_free", _AlwaysFree())),
+    Mutant("fast-time", "G4", "the cluster's time runs a quarter too fast", _patch(Machine, "_advance_time", _fast_time)),
+    Mutant("forgets-requests", "G6", "a repeat is taken for a new request",
+           _patch(rules, "remember", lambda *_: None)),
+    Mutant("repeats-origins", "G6", "what a node sends twice is done twice",
+           _patch(origins.OriginBook, "admit", lambda book, origin: True,
+                  kinds=DEPOSED, workload="implicit")),
+    Mutant("deadline-from-receipt", "G3", "a client's lease counts from the answer",
+           _client(DeadlineFromReceipt, kinds=STALLS)),
+    Mutant("hopeful-renewals", "G3", "a client trusts a renewal nobody answered",
+           _client(TrustsUnansweredRenewals, kinds=STALLS)),
+)  # fmt: skip
+
+
+def _count_votes(voters: shield.Voters, term: int, name: str) -> bool:
+    if term != voters._term:
+        voters._term, voters._names = term, set()
+    voters._names.add(f"{name}/{len(voters._names)}")
+    return True
+
+
+BY_NAME = {mutant.name: mutant for mutant in MUTANTS}

@@ -1,0 +1,120 @@
+"""A simulated cluster with its clients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast_jepsen.checker.raft_invariants import RaftInvariants
+from holdfast_jepsen.history import History
+from holdfast_jepsen.sim.network import Network
+from holdfast_jepsen.sim.rng import Rng
+from holdfast_jepsen.sim.server import Server
+from holdfast_jepsen.workloads import mix as workloads
+from holdfast_jepsen.workloads.client import Client, Gateway
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from holdfast_jepsen.sim.server import Settings
+    from holdfast_jepsen.sim.world import World
+    from holdfast_jepsen.workloads.mix import Mix
+
+SKEW = 0.004
+"""Clocks run this much too fast or too slow at most: two of them differ by less than the client's margin."""
+
+
+class Cluster:
+    """See the module. `skew`: how wrong the clocks of this run are, as a part."""
+
+    def __init__(
+        self,
+        world: World,
+        seed: int,
+        *,
+        size: int,
+        settings: Settings,
+        mix: Mix,
+        carry: Callable[[Any], Any] | None,
+        client_class: type[Client] = Client,
+    ) -> None:
+        self.world = world
+        self.names = tuple(f"n{number}" for number in range(1, size + 1))
+        self.history = History()
+        self.watch = RaftInvariants(self.names, world.note)
+        self.network = Network(world, Rng(seed, "network"), carry=carry)
+        rates = Rng(seed, "rates")
+        self.servers = [
+            Server(
+                name,
+                self.names,
+                world=world,
+                network=self.network,
+                watch=self.watch,
+                settings=settings,
+                rng=Rng(seed, name),
+                rate=rates.uniform(1 - SKEW, 1 + SKEW),
+            )
+            for name in self.names
+        ]
+        for server in self.servers:
+            self.watch.servers[server.name] = server
+            self.network.add(server)
+        self.gateway = Gateway(world, self.network, self.servers, Rng(seed, "gateway"))
+        self.mix = mix
+        self.clients: list[Client] = []
+        self.done_before = 0
+        """Operations answered to clients that are gone."""
+        self._client_class = client_class
+        self._seed = seed
+        self._client_rates = Rng(seed, "client rates")
+        self._clients_made = 0
+
+    @property
+    def leader(self) -> Server | None:
+        """Whoever believes to lead in the highest term."""
+        leaders = [each for each in self.servers if each.engine and each.engine.is_leader]
+        return max(leaders, key=lambda each: each.engine.term, default=None)  # type: ignore[union-attr]
+
+    @property
+    def done(self) -> int:
+        """Operations that were answered definitely."""
+        return self.done_before + sum(client.done for client in self.clients)
+
+    def start(self) -> None:
+        """All nodes and clients."""
+        for server in self.servers:
+            server.start()
+        for _ in range(self.mix.clients):
+            self.clients.append(self.new_client())
+            self.clients[-1].start(workloads.work)
+
+    def new_client(self) -> Client:
+        """A new process."""
+        self._clients_made += 1
+        name = f"c{self._clients_made}"
+        return self._client_class(
+            name,
+            world=self.world,
+            gateway=self.gateway,
+            history=self.history,
+            mix=self.mix,
+            rng=Rng(self._seed, name),
+            rate=self._client_rates.uniform(1 - SKEW, 1 + SKEW),
+        )
+
+    def replace_client(self, place: int) -> None:
+        """One crashes, and another takes its place."""
+        self.clients[place].crash()
+        self.done_before += self.clients[place].done
+        self.clients[place] = self.new_client()
+        self.clients[place].start(workloads.work)
+
+    def heal(self) -> None:
+        """Undo every fault that can be undone."""
+        self.network.heal()
+        self.gateway.cut.clear()
+        self.gateway.slow.clear()
+        for server in self.servers:
+            server.disk.before = None
+            server.start()

@@ -1,0 +1,249 @@
+"""One run: a seed becomes a cluster, a workload and a plan of faults; the run becomes a verdict.
+
+Three phases: faults; then everything is healed; then, within `LAST_WORD`, a new client must get every key (so
+every lease has ended and every node serves again). `valid` needs all checkers, and that the run was worth it:
+planned faults fired, and operations were answered before, during and after them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import traceback
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+import structlog
+
+from holdfast_coordinator.machine import check_invariants
+from holdfast_coordinator.raft import messages
+from holdfast_jepsen.checker import linearizability, orders
+from holdfast_jepsen.faults import plan as plans
+from holdfast_jepsen.faults.nemesis import Nemesis
+from holdfast_jepsen.history import History
+from holdfast_jepsen.sim.cluster import Cluster
+from holdfast_jepsen.sim.rng import Rng
+from holdfast_jepsen.sim.server import Settings
+from holdfast_jepsen.sim.world import MILLISECOND, SECOND, World
+from holdfast_jepsen.workloads import mix as workloads
+from holdfast_jepsen.workloads.client import Client
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable, Iterator
+
+
+QUIET = 2 * SECOND
+"""Before the first fault: a leader is elected and clients have begun."""
+FAULT_SECONDS = 20.0
+SETTLE = 3 * SECOND
+"""After the heal: longer than the longest pause of a node that was on its way, and than an election."""
+LAST_WORD = 12 * SECOND
+ENTRY_BYTES_MAX = 512 * 1024
+ANSWERED_MIN = 1
+"""Definite answers before the first fault; fewer, and the run says nothing."""
+
+
+@dataclass(slots=True)
+class Variant:
+    """What is not as the product has it: mutants and stock parts. Each takes what it changes and gives it back."""
+
+    settings: Callable[[Settings], Settings] = lambda settings: settings
+    client_class: type[Client] = Client
+    size: int = 0
+    """Nodes; 0: as the seed says."""
+    workload: str = ""
+    """None: as the seed says."""
+    kinds: tuple[str, ...] = ()
+    """Only these faults, one soon after the other; none: as the seed says."""
+    around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Of one run."""
+
+    seed: int
+    verdict: str
+    """valid, invalid or unknown."""
+    reasons: list[str]
+    workload: str
+    nodes: int
+    virtual_seconds: float
+    events: int
+    answered: int
+    fired: Counter[str]
+    plan: list[plans.Fault]
+    trace_hash: str
+    history: History
+    trace: list[str] | None = field(default=None, repr=False)
+
+
+def _through_the_codec(message: Any) -> Any:
+    raw = msgpack.unpackb(msgpack.packb(messages.encode(message)))
+    return messages.decode(raw, entry_bytes_max=ENTRY_BYTES_MAX)
+
+
+def run(
+    seed: int,
+    *,
+    variant: Variant | None = None,
+    keep_trace: bool = False,
+    fault_seconds: float = FAULT_SECONDS,
+) -> Outcome:
+    """Run a seed. Same seed, same code, same length of the faults: same trace, whatever the process."""
+    variant = variant or Variant()
+    with _quiet(), variant.around():
+        gc_was_on = gc.isenabled()
+        gc.disable()  # thousands of small objects, few cycles: collected between runs
+        try:
+            return _run(seed, variant, keep_trace, int(fault_seconds * SECOND))
+        finally:
+            if gc_was_on:
+                gc.enable()
+
+
+def run_briefly(seed: int, *, fault_seconds: float = FAULT_SECONDS) -> Outcome:
+    """A run without its history, which is large: for tables, and for other processes."""
+    outcome = run(seed, fault_seconds=fault_seconds)
+    outcome.history = History()
+    return outcome
+
+
+def _run(seed: int, variant: Variant, keep_trace: bool, faults: int) -> Outcome:
+    rng = Rng(seed, "run")
+    world = World(keep_trace=keep_trace)
+    mix = workloads.make(variant.workload, rng) if variant.workload else workloads.draw(rng)
+    size = 5 if rng.chance(0.15) else 3
+    settings = Settings(
+        sync_ns=rng.choice((100_000, 500_000, 8_000_000)),
+        compact_after=rng.choice((0, 0, 50, 300)),
+        compact_keep=rng.choice((1, 20)),
+    )
+    cluster = Cluster(
+        world,
+        seed,
+        size=variant.size or size,
+        settings=variant.settings(settings),
+        mix=mix,
+        carry=_through_the_codec if rng.chance(0.25) else None,
+        client_class=variant.client_class,
+    )
+    plan = plans.draw(Rng(seed, "faults"), begin=QUIET, end=QUIET + faults, kinds=variant.kinds)
+    nemesis = Nemesis(cluster, plan)
+    phases: list[int] = []
+    last: _LastWord | None = None
+    try:
+        cluster.start()
+        for until in (QUIET, QUIET + faults):
+            world.run(until)
+            phases.append(cluster.done)
+        nemesis.heal()
+        world.run(world.now + SETTLE)
+        last = _LastWord(cluster)
+        end = world.now + LAST_WORD
+        while not last.is_spoken and world.now < end and not cluster.watch.violations:
+            world.run(world.now + 100 * MILLISECOND)
+        for server in cluster.servers:
+            if server.node is not None:
+                check_invariants(server.node.machine)
+    except Exception as error:  # noqa: BLE001 - whatever the product raises is a finding
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        cluster.watch.violated(f"{error!r} at {where.filename.rsplit('/', 1)[-1]}:{where.lineno}")
+    phases.append(cluster.done)
+    return _judge(seed, cluster, nemesis, plan, phases, last)
+
+
+def _judge(
+    seed: int,
+    cluster: Cluster,
+    nemesis: Nemesis,
+    plan: list[plans.Fault],
+    phases: list[int],
+    last: _LastWord | None,
+) -> Outcome:
+    history, watch, world = cluster.history, cluster.watch, cluster.world
+    history.finish()
+    found = list(watch.violations)
+    found += orders.token_order(history)
+    found += orders.beliefs(history)
+    doubts = []
+    for verdict in linearizability.check(history):
+        if verdict.answer == "illegal":
+            found.append(f"key {verdict.key}: {verdict.why}")
+        elif verdict.answer == "unknown":
+            doubts.append(f"key {verdict.key}: {verdict.why}")
+    if last is not None and not last.is_spoken:
+        found.append(
+            f"{LAST_WORD // SECOND} s after the heal not every key could be had: {last.missing}"
+        )
+    if phases[0] < ANSWERED_MIN:
+        doubts.append(f"only {phases[0]} answers before the first fault")
+    if plan and not nemesis.fired:
+        doubts.append("no fault fired")
+    return Outcome(
+        seed=seed,
+        verdict="invalid" if found else "unknown" if doubts else "valid",
+        reasons=found + doubts,
+        workload=cluster.mix.name,
+        nodes=len(cluster.names),
+        virtual_seconds=world.now / SECOND,
+        events=world.events,
+        answered=phases[-1],
+        fired=nemesis.fired,
+        plan=plan,
+        trace_hash=world.trace_hash,
+        history=history,
+        trace=world.trace,
+    )
+
+
+class _LastWord:
+    """After the heal, a client gets every key once and gives it back."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.missing = list(cluster.mix.keys)
+        self._client = cluster.new_client()
+        for place, client in enumerate(cluster.clients):
+            cluster.done_before += client.done
+            client.crash()
+            cluster.clients[place] = self._client
+        del cluster.clients[1:]
+        self._client.start(self._work)
+
+    @property
+    def is_spoken(self) -> bool:
+        """Whether every key was had."""
+        return not self.missing
+
+    async def _work(self, client: Client) -> None:
+        while self.missing:
+            session = await client.open(2000)
+            if session is None:
+                continue
+            keeper = client.actor.create_task(client.keep(session))
+            while self.missing and not session.is_over:
+                key = self.missing[0]
+                _, grant = await client.acquire(session, (key,), wait_ms=2000)
+                if grant is not None:
+                    record = await client.release(session, (key,), grant.token)
+                    if record.result == "ok":
+                        self.missing.remove(key)
+            keeper.cancel()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The nodes' logs would be most of a run's output, and most of its time."""
+    before = structlog.get_config()
+    logger = logging.getLogger("holdfast_coordinator")
+    level = logger.level
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+        logger.setLevel(level)

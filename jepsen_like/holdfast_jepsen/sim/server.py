@@ -1,0 +1,245 @@
+"""One simulated machine: a disk, a clock, and the process of a node that lives and dies on it.
+
+Rule: the disk outlives the process; the clock (CLOCK_BOOTTIME) outlives the process but not a power loss; the
+process is a new `Node` each time. Faults act here; nothing here decides when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from holdfast_coordinator.machine import Limits
+from holdfast_coordinator.node import Node
+from holdfast_coordinator.raft.errors import EngineFailure
+from holdfast_coordinator.raft.kernel import Kernel
+from holdfast_coordinator.raft.memory_disk import Effect, MemoryDisk, Step, Write
+from holdfast_jepsen.sim.engine import SimEngine
+from holdfast_jepsen.sim.world import SECOND, Actor, Crashed, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from holdfast_coordinator.machine.operations import Operation
+    from holdfast_jepsen.checker.raft_invariants import RaftInvariants
+    from holdfast_jepsen.sim.network import Network
+    from holdfast_jepsen.sim.rng import Rng
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of every node of a run."""
+
+    heartbeat_s: float = 0.1
+    election_s: tuple[float, float] = (0.4, 0.8)
+    uncommitted_max: int = 1024
+    sync_ns: int = 300_000
+    compact_after: int = 0
+    """Entries between snapshots; 0: none are taken."""
+    compact_keep: int = 20
+    limits: Limits = field(default_factory=lambda: Limits(ttl_ms_min=100))
+    kernel_class: type[Kernel] = Kernel
+    node_class: type[Node] = Node
+
+
+class Server:
+    """See the module."""
+
+    def __init__(
+        self,
+        name: str,
+        names: tuple[str, ...],
+        *,
+        world: World,
+        network: Network,
+        watch: RaftInvariants,
+        settings: Settings,
+        rng: Rng,
+        rate: float,
+    ) -> None:
+        self.name = name
+        self.peers = tuple(other for other in names if other != name)
+        self.world = world
+        self.network = network
+        self.watch = watch
+        self.settings = settings
+        self.rng = rng
+        self.rate = rate
+        self.disk = MemoryDisk()
+        self.actor: Actor | None = None
+        self.node: Node | None = None
+        self.engine: SimEngine | None = None
+        self.lives = 0
+        self.failure: EngineFailure | None = None
+        self.crash_loses_power = False
+        self.calls: dict[int, tuple[asyncio.Task[Any], Callable[[Any], None]]] = {}
+        """Requests of clients that are being worked on: the task, and how to hang up on the client."""
+        self._booted_at = world.now
+        self._boot_offset = rng.between(10, 100_000) * SECOND
+
+    # Its clock.
+
+    def clock_ns(self) -> int:
+        """CLOCK_BOOTTIME of this machine."""
+        return self._boot_offset + int((self.world.now - self._booted_at) * self.rate)
+
+    def clock_seconds(self) -> float:
+        return self.clock_ns() / SECOND
+
+    def new_id(self, size: int) -> str:
+        """The id of a data directory."""
+        return "".join(f"{self.rng.below(256):02x}" for _ in range(size))
+
+    # Life and death.
+
+    def start(self) -> None:
+        """A new process, on the disk as it is."""
+        if self.actor is not None or self.failure is not None:
+            return
+        self.lives += 1
+        world = self.world
+        actor = Actor(world, self.name, clock=self.clock_ns, rate=self.rate)
+        actor.on_crash = self._on_crash
+        self.actor = actor
+        world.at(world.now, self._begin, actor=actor)
+
+    def _begin(self) -> None:
+        def engine_for(node: Node) -> SimEngine:
+            self.engine = SimEngine(self, self.watch.host(self, node))
+            return self.engine
+
+        self.watch.begin_life(self)
+        self.node = self.settings.node_class(
+            self.name,
+            engine_for,  # type: ignore[arg-type]
+            clock_ns=self.clock_ns,
+            limits=self.settings.limits,
+            cluster="simulated",
+            members={},
+            session_ref_key=b"simulated",
+        )
+        try:
+            self.node.start().send(None)
+        except StopIteration:
+            self.world.note(f"{self.name} starts, life {self.lives}")
+            self.watch.after_start(self)
+        except EngineFailure as failure:
+            self.on_failure(failure)
+
+    def kill(self) -> None:
+        """SIGKILL: what was written is in the page cache."""
+        if self._die("is killed"):
+            self.disk = self.disk.after_kill()
+            self.network.machine_gone(self.name, silently=False)
+
+    def lose_power(self, rng: Rng) -> None:
+        """Any subset of what was not synced is lost, and the clock starts again."""
+        if self._die("loses power"):
+            survivors: list[Effect] = []
+            keep = rng.choice((0.0, 0.5, 0.9))
+            for effect in self.disk.unsynced:
+                if not rng.chance(keep):
+                    continue
+                if isinstance(effect, Write) and rng.chance(0.2) and len(effect.data) > 1:
+                    cut = 1 + rng.below(len(effect.data) - 1)
+                    survivors.append(Write(effect.inode, effect.offset, effect.data[:cut]))
+                else:
+                    survivors.append(effect)
+            self.disk = self.disk.after_power_cut(survivors)
+            self.network.machine_gone(self.name, silently=True)
+            self._booted_at = self.world.now
+            self._boot_offset = rng.between(1, 30) * SECOND
+
+    def crash_at_step(self, count: int, *, loses_power: bool) -> None:
+        """It dies ahead of its `count`-th step on the disk from now."""
+        self.crash_loses_power = loses_power
+        left = count
+
+        def before(step: Step) -> None:
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                self.world.note(f"{self.name} crashes before {step.call} {step.name}")
+                if self.actor is not None:
+                    self.actor.has_crashed = True
+                raise Crashed
+
+        self.disk.before = before
+
+    def pause(self, duration: int) -> None:
+        """SIGSTOP, or a virtual machine that is moved."""
+        if self.actor is not None:
+            self.actor.pause(duration)
+            self.network.silence(self.name, duration)
+
+    def hand_over(self) -> None:
+        """If it leads, another is to lead."""
+        if self.engine is not None and self.engine.kernel is not None:
+            self.engine.kernel.hand_over()
+            self.engine.wake()
+
+    def on_failure(self, failure: EngineFailure) -> None:
+        """The product stopped itself. Only damaged disks are a reason, and none is damaged here."""
+        self.failure = failure
+        self.world.note(f"{self.name} fails: {failure}")
+        self.watch.violated(f"{self.name} stopped itself: {failure}")
+
+    def _on_crash(self) -> None:
+        self.disk.before = None
+        if self.crash_loses_power:
+            self.lose_power(self.rng)
+        else:
+            self.kill()
+
+    def _die(self, how: str) -> bool:
+        if self.actor is None:
+            return False
+        self.world.note(f"{self.name} {how}")
+        self.disk.before = None
+        self.watch.end_life(self)
+        self.actor.kill()
+        calls, self.calls = self.calls, {}
+        for _, hang_up in calls.values():
+            hang_up(None)
+        self.actor = self.node = self.engine = None
+        return True
+
+    # The network's end.
+
+    def on_connected(self, peer: str, epoch: int) -> None:
+        if self.engine is not None:
+            self.world.note(f"{self.name} connected {peer} {epoch}")
+            self.engine.on_connected(peer, epoch)
+
+    def on_disconnected(self, peer: str, epoch: int) -> None:
+        if self.engine is not None:
+            self.engine.on_disconnected(peer, epoch)
+
+    def on_delivery(self, peer: str, epoch: int, kind: str, content: Any) -> None:
+        if self.engine is not None:
+            self.world.note(f"{self.name} {peer} {kind} {len(content)}")
+            self.engine.on_delivery(peer, epoch, kind, content)
+
+    # Clients.
+
+    def serve(self, call: int, operation: Operation, answer: Callable[[Any], None]) -> None:
+        """A request has arrived at this process."""
+        node = self.node
+        if node is None or self.actor is None or (self.engine and self.engine.failure):
+            answer(None)
+            return
+        task = self.actor.create_task(node.submit(operation))
+        self.calls[call] = task, answer
+        task.add_done_callback(lambda done: self._answered(call, done))
+
+    def _answered(self, call: int, task: asyncio.Task[Any]) -> None:
+        entry = self.calls.pop(call, None)
+        if entry is not None and not task.cancelled():
+            entry[1](task.result())
+
+    def hang_up(self, call: int) -> None:
+        """The client has closed its connection."""
+        entry = self.calls.pop(call, None)
+        if entry is not None:
+            entry[0].cancel()
