@@ -13,7 +13,7 @@ MESSAGES ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test check format bench kill clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,9 @@ format: $(VENV)/.ready-to-develop ## let ruff lay out the code and mend what it 
 bench: $(VENV)/.ready-to-run ## lock cycles per second, memory per lock, the log alone; three real processes, fsync on
 	$(BIN)/python bench/locks.py
 	$(BIN)/python bench/engine.py
+
+kill: $(VENV)/.ready-to-develop ## kill -9 of nodes under load, 200 times (ARGS="--all --compaction --minutes 10")
+	$(BIN)/python tools/kill_loop.py $(ARGS)
 
 clean: ## remove what the tools leave behind (.venv and data stay)
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist

@@ -51,7 +51,9 @@ class Code(StrEnum):
     INTERNAL = "internal"  # 500: a fault of the server, which has logged it; may have taken effect
     NO_LEADER = "no_leader"  # 503: took no effect; try again, or another node
     OVERLOADED = "overloaded"  # 503: took no effect; try again after `retry_after_ms`
-    UNKNOWN_OUTCOME = "unknown_outcome"  # 504: may have taken effect; ask again with the same request id
+    UNKNOWN_OUTCOME = (
+        "unknown_outcome"  # 504: may have taken effect; ask again with the same request id
+    )
 
 
 HTTP_STATUS: Final[dict[Code, int]] = {
