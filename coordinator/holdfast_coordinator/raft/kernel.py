@@ -82,11 +82,6 @@ HAND_OVER_REPEAT_SECONDS = 0.25
 """A successor that has not stood by then is asked again; or another one, if it has gone."""
 
 
-EARLY_ELECTION_HEARTBEATS = (0.2, 1.5)
-"""After the connection to the leader broke, an election begins within this many heartbeats. Spread
-widely against the time of one round of votes, so that two followers seldom stand at once."""
-
-
 class JournalPort(Protocol):
     """What the kernel asks of a journal, beyond what pysyncobj does."""
 
@@ -295,8 +290,6 @@ class Kernel:
         self._port.disconnected(self._nodes[peer])
         if peer == self._last_ack[0]:
             self._last_ack = "", self._last_ack[1], 0.0  # it may have been lost
-        if peer == self.leader and not self.is_leader:
-            self._miss_leader()
         self._replication = [item for item in self._replication if item[0] != peer]
         self._answers = [item for item in self._answers if item[0] != peer]
         if peer == self.leader:
@@ -561,18 +554,6 @@ class Kernel:
             if state[0] is not None and (before is None or before[0] != state[0]):
                 self.stats.leader_changes += 1
             self._host.on_leader(*state)
-
-    def _miss_leader(self) -> None:
-        """The connection to the leader broke. Most often its process is dead, so this node asks
-        soon, and not only after an election time, whether it could replace it. The others see the
-        same; if they still hear the leader, they say no, and nothing has happened."""
-        self._heard_leader_at = float("-inf")
-        shortest, longest = EARLY_ELECTION_HEARTBEATS
-        wait = self.config.heartbeat_s * (shortest + (longest - shortest) * self._rng.random())
-        raft = self._raft
-        raft._SyncObj__raftElectionDeadline = min(
-            raft._SyncObj__raftElectionDeadline, self._clock() + wait
-        )
 
     def _count_election(self, term: int) -> None:
         if term != self._candidate_term:
