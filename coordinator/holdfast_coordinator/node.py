@@ -76,7 +76,9 @@ class Node:
         self._submissions = Submissions()
         self._batcher = Batcher(clock_ns)
         self._leader: str | None = None
-        self._caught_up_ns = clock_ns()
+        self._caught_up_ns: int | None = None
+        self._goal: tuple[int, int] | None = None
+        """When housekeeping last looked, and what the leader had committed then, as far as was heard."""
         self._pump_scheduled = False
         self._progress = (0, 0)
         self._gone_since_ns: dict[str, int] = {}
@@ -152,13 +154,24 @@ class Node:
         return self._leader
 
     @property
-    def lag_ms(self) -> int:
-        """For how long this node has been behind what it knows to be committed, or has known no leader."""
-        return (self._clock_ns() - self._caught_up_ns) // 1_000_000
+    def lag_ms(self) -> int | None:
+        """For how long this node has been behind what its leader says is committed, or has not known. None: since it started."""
+        if self._is_caught_up:
+            return 0
+        since_ns = self._caught_up_ns
+        return None if since_ns is None else (self._clock_ns() - since_ns) // 1_000_000
 
     @property
     def is_ready(self) -> bool:
-        return self._leader is not None and self.lag_ms <= LAG_MS_MAX
+        """A node that has just started may have applied all that it knows of, and lack what was committed while it was away: it is
+        ready only once it has caught up with what a leader has told it."""
+        lag_ms = self.lag_ms
+        return self._leader is not None and lag_ms is not None and lag_ms <= LAG_MS_MAX
+
+    @property
+    def _is_caught_up(self) -> bool:
+        said = self.engine.leader_commit_index
+        return self._leader is not None and said is not None and self.engine.applied_index >= said
 
     def status(self) -> ClusterStatus:
         engine = self.engine
@@ -344,8 +357,7 @@ class Node:
         """Four times a second: callers that have waited long enough, a leader that made no progress, the passing of time."""
         now_ns = self._clock_ns()
         engine = self.engine
-        if self._leader is not None and engine.applied_index >= engine.commit_index:
-            self._caught_up_ns = now_ns
+        self._note_progress(now_ns)
         self._answer_overdue(now_ns)
         self._retry_stalled(now_ns)
         if engine.is_leader:
@@ -353,6 +365,16 @@ class Node:
             engine.wake()
         else:
             self._gone_since_ns.clear()
+
+    def _note_progress(self, now_ns: int) -> None:
+        """Under load there is always something that is committed and not yet applied. Whoever has applied by now what was committed
+        when we last looked was behind by no more than the time since then."""
+        engine, said = self.engine, self.engine.leader_commit_index
+        if self._is_caught_up:
+            self._caught_up_ns = now_ns
+        elif said is not None and self._goal is not None and engine.applied_index >= self._goal[1]:
+            self._caught_up_ns = self._goal[0]
+        self._goal = None if said is None else (now_ns, said)
 
     def _on_timer(self) -> None:
         self.keep_house()

@@ -320,3 +320,20 @@ def test_a_leader_whose_own_file_has_decayed_stops_instead_of_offering_it_for_ev
     with pytest.raises(EngineFailure, match="SHA-256"):
         nodes.cluster.run_for(5)
     assert nodes.lives[away].host.restored == []
+
+
+def test_a_peer_that_needs_the_snapshot_does_not_think_that_it_is_there_before_it_is_installed() -> (
+    None
+):
+    """It has applied all that it knows of; that this is not all it must not mistake for being ready (node.py)."""
+    nodes, _, away = behind()
+    nodes.crash(away)
+    nodes.cluster.heal_all()
+    nodes.cluster.start(away)
+    life = nodes.lives[away]
+    while not life.host.restored:
+        said = life.kernel.leader_commit_index
+        assert said is None or life.kernel.applied_index < said
+        nodes.cluster.run_for(0.001)
+    nodes.settle(*nodes.names)
+    assert life.kernel.leader_commit_index == life.kernel.applied_index

@@ -248,6 +248,11 @@ class Engine:
         return 0 if self._kernel is None else self._kernel.applied_index
 
     @property
+    def leader_commit_index(self) -> int | None:
+        """How far the leader says that the log is committed; None: it has not said so yet (kernel.py)."""
+        return None if self._running is None else self._running.leader_commit_index
+
+    @property
     def last_index(self) -> int:
         """Index of the last entry of the log."""
         return 0 if self._kernel is None else self._kernel.last_index

@@ -163,6 +163,8 @@ class Kernel:
         self._heard_leader_at = float("-inf")
         self._leaderless_until = float("-inf")
         self._leader_of_term: tuple[int, str] = (-1, "")
+        self._leader_said: tuple[int, str, int] = (-1, "", 0)
+        """What a leader last said of its commit index on the present connection: term, leader, index."""
         self._voters = shield.Voters()
         self._pre_voters = shield.Voters()
         self._pre_vote_term: int | None = None
@@ -254,6 +256,24 @@ class Kernel:
         return self.is_leader and shield.term_at(self._journal, self.commit_index) == self.term
 
     @property
+    def leader_commit_index(self) -> int | None:
+        """How far the leader of this term says that the log is committed, heard on the present connection with
+        it; None: not heard yet, or what it says may be too little.
+
+        Time 0: L commits entry 9 and dies. Time 1: N, which has entry 9, is elected and knows of 8 only. Not
+        before an entry of its own term is committed does it know, and then everybody may believe it.
+        """
+        if self.is_leader:
+            return self.commit_index if self.has_own_term_commit else None
+        term, _, index = self._leader_said
+        if term != self.term or self.leader is None:
+            return None
+        if index > self.last_index:
+            return index  # that this node is behind is certain
+        first = self._journal[0][1]
+        return index if index >= first and shield.term_at(self._journal, index) == term else None
+
+    @property
     def is_election_due(self) -> bool:
         """Whether the next tick would begin an election."""
         return (
@@ -288,6 +308,8 @@ class Kernel:
         if self._sender is not None:
             self._sender.cancel(peer)
         self._port.disconnected(self._nodes[peer])
+        if peer == self._leader_said[1]:
+            self._leader_said = -1, "", 0
         if peer == self._last_ack[0]:
             self._last_ack = "", self._last_ack[1], 0.0  # it may have been lost
         self._replication = [item for item in self._replication if item[0] != peer]
@@ -620,6 +642,7 @@ class Kernel:
         if not self._heard_leader(peer, append.term):
             return
         self._answering_stamp = append.stamp
+        self._leader_said = append.term, peer, append.commit_index
         plan = shield.normalise(append, self._journal, self.commit_index)
         message: dict[str, Any] = {"type": "append_entries", "term": append.term}
         match plan:

@@ -58,6 +58,11 @@ class EnginePort(Protocol):
     def applied_index(self) -> int: ...
 
     @property
+    def leader_commit_index(self) -> int | None:
+        """How far the log is committed, as the leader of this term has said since this node last connected with it. None: it has not
+        said yet, or may not know itself what the leaders before it committed."""
+
+    @property
     def match_index(self) -> Mapping[str, int]:
         """What each peer is known to have on disk; empty unless this node leads."""
 

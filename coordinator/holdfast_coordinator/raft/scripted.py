@@ -19,6 +19,7 @@ class ScriptedEngine:
         self.host = host
         self.boot = 1
         self.applied_index = 0
+        self.leader_commit_index: int | None = None
 
     @property
     def is_leader(self) -> bool:
@@ -90,6 +91,7 @@ class ScriptedLog:
         self.leader = leader
         for name in sorted(self.engines):
             if name not in self.frozen:
+                self.engines[name].leader_commit_index = None
                 self.engines[name].host.on_leader(leader, self.term)
 
     def propose(self) -> None:
@@ -109,6 +111,8 @@ class ScriptedLog:
         self.committed = len(self.entries)
         for name in sorted(self.engines):
             engine = self.engines[name]
+            if self.leader is not None and name not in self.frozen:
+                engine.leader_commit_index = self.committed
             while name not in self.frozen and engine.applied_index < self.committed:
                 term, payload = self.entries[engine.applied_index]
                 engine.applied_index += 1

@@ -88,6 +88,12 @@ class SimEngine:
         return 0 if self.kernel is None else self.kernel.applied_index
 
     @property
+    def leader_commit_index(self) -> int | None:
+        if self.kernel is None or self.failure is not None:
+            return None
+        return self.kernel.leader_commit_index
+
+    @property
     def match_index(self) -> dict[str, int]:
         return {} if self.kernel is None else self.kernel.match_index
 
