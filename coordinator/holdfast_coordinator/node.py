@@ -195,6 +195,7 @@ class Node:
             cluster=self._cluster,
             leader_changes=self._leader_changes,
             rejected={**engine.rejected, "application": self.rejected_messages},
+            storage=engine.storage,
         )
 
     # -- the engine's host -----------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from holdfast_coordinator.raft.errors import AdminRefused
+from holdfast_coordinator.raft.ports import StorageStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +25,7 @@ __all__ = [
     "NodePort",
     "NodeState",
     "NodeStatus",
+    "StorageStatus",
     "Unknown",
 ]
 
@@ -57,7 +59,7 @@ class ClusterStatus:
     """The cluster as one node sees it, at this instant and without asking anybody.
 
     `leader_changes` counts the leaders that this process has seen come; `rejected` counts, by reason, peer frames that the shield
-    refused. Both start at 0 with the process and are for metrics only.
+    refused. Both start at 0 with the process and are, like `storage`, for metrics only.
     """
 
     node: str
@@ -70,6 +72,7 @@ class ClusterStatus:
     cluster: str = ""
     leader_changes: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
+    storage: StorageStatus = field(default_factory=StorageStatus)
 
 
 class NodePort(Protocol):

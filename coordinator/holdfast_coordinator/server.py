@@ -57,6 +57,7 @@ async def _serve(config: ClusterConfig, name: str, *, bootstrap: bool) -> int:
     try:
         await node.start()
         engine.stats.fsync_observer = metrics.observe_fsync
+        engine.stats.snapshots.observer = metrics.observe_snapshot
         http = await start_http(
             node,
             address.host,

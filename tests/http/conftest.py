@@ -24,7 +24,13 @@ from holdfast_coordinator.machine import (
     Refused,
     Withdraw,
 )
-from holdfast_coordinator.node_types import AdminRefused, ClusterStatus, NodeStatus, Unknown
+from holdfast_coordinator.node_types import (
+    AdminRefused,
+    ClusterStatus,
+    NodeStatus,
+    StorageStatus,
+    Unknown,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -99,6 +105,16 @@ class FakeNode:
             cluster="test",
             leader_changes=1,
             rejected={"schema": 2},
+            storage=StorageStatus(
+                journal_bytes=4096,
+                journal_segments=2,
+                log_entries=4,
+                snapshot_index=3,
+                snapshot_bytes=512,
+                snapshots={"taken": 5, "failed": 1, "superseded": 0},
+                snapshots_sent=6,
+                snapshots_installed=7,
+            ),
         )
 
     async def step_down(self) -> str:

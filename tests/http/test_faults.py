@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 
 import pytest
 import structlog.testing
+import yaml
 
 from holdfast_coordinator.config import HttpLimits
-from holdfast_coordinator.http import Metrics, start_http
+from holdfast_coordinator.http import Metrics, openapi_document, start_http
 
 
 def _post(path: str, body: object) -> bytes:
@@ -105,11 +107,22 @@ async def test_stopping_cancels_who_waits(node):
     await server.close()
 
 
+async def test_the_description_names_the_metrics_and_no_others(serve, node):
+    caller = await serve(node, metrics=Metrics())
+    text = (await caller.get("/metrics")).raw.decode()
+    shown = set(re.findall(r"^# TYPE holdfast_(\w+) (?!unknown)", text, re.MULTILINE))
+    shown = {name for name in shown if not name.endswith("_created")}
+    described = yaml.safe_load(openapi_document())["paths"]["/metrics"]["get"]["description"]
+    outcomes = {"holdfast_", "taken", "failed", "superseded"}
+    assert set(re.findall(r"`(\w+)`", described)) - outcomes == shown
+
+
 async def test_the_metrics_count_and_never_name_a_key(serve, node):
     """Every name that the dashboards use is there; a caller cannot invent a label."""
     metrics = Metrics()
     metrics.observe_fsync(0.001)
     metrics.observe_apply(0.0001)
+    metrics.observe_snapshot(3)
     caller = await serve(node, metrics=metrics)
     await caller.acquire("customers/4711", owner="me-4711")
     await caller.acquire("customers/4711")
@@ -138,6 +151,17 @@ async def test_the_metrics_count_and_never_name_a_key(serve, node):
         "holdfast_lease_expired_total 0.0",
         "holdfast_grants_total 1.0",
         "holdfast_token_last 1.0",
+        "holdfast_log_entries 4.0",
+        "holdfast_journal_bytes 4096.0",
+        "holdfast_journal_segments 2.0",
+        "holdfast_snapshot_index 3.0",
+        "holdfast_snapshot_bytes 512.0",
+        'holdfast_snapshots_total{outcome="taken"} 5.0',
+        'holdfast_snapshots_total{outcome="failed"} 1.0',
+        'holdfast_snapshots_total{outcome="superseded"} 0.0',
+        "holdfast_snapshots_sent_total 6.0",
+        "holdfast_snapshots_installed_total 7.0",
+        'holdfast_snapshot_duration_seconds_bucket{le="5.0"} 1.0',
     ):
         assert line in text.splitlines()
     assert "holdfast_build_info{version=" in text

@@ -137,6 +137,13 @@ async def test_three_engines_agree_and_report(three: Nodes) -> None:
     assert engine.connected_peers == frozenset(three.members) - {leader}
     assert engine.stats.fsync_count > 0
     assert engine.stats.frames_rejected == {}
+    storage = engine.storage
+    segments = list((three.path / leader).glob("*.segment"))
+    assert storage.journal_segments == len(segments)
+    assert storage.journal_bytes == sum(path.stat().st_size for path in segments)
+    assert storage.log_entries == engine.last_index
+    assert (storage.snapshot_index, storage.snapshot_bytes) == (0, 0)
+    assert storage.snapshots == {"taken": 0, "failed": 0, "superseded": 0}
     follower = next(e for name, e in three.engines.items() if name != leader)
     assert follower.match_index == {}
     assert not follower.has_own_term_commit

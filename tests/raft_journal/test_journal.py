@@ -177,6 +177,28 @@ def test_dropped_entries_take_their_segments_with_them(store) -> None:
     assert again.journal[0][1] == 36
 
 
+def test_the_journal_knows_how_much_of_the_disk_it_takes(store) -> None:
+    """Through new segments, dropped ones, and a start."""
+
+    def segments(store) -> list[str]:
+        return [name for name in store.names() if name.endswith(".segment")]
+
+    def check(store) -> None:
+        sizes = [len(store.disk.contents(store.path, name)) for name in segments(store)]
+        assert store.journal.segment_count == len(sizes)
+        assert store.journal.disk_bytes == sum(sizes)
+
+    for number in range(40):
+        store.add(b"entry %d" % number)
+        store.journal.sync()
+        check(store)
+    check(store.power_cut())
+    store.journal.deleteEntriesTo(35)
+    store.journal.sync()
+    check(store)
+    check(store.power_cut())
+
+
 def test_deleting_everything_keeps_the_position(store) -> None:
     store.add(b"a", b"b")
     store.journal.sync()

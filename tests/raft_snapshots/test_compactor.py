@@ -294,6 +294,8 @@ async def test_the_node_starts_the_process_uses_the_result_and_cuts_its_journal(
     life = real()
     life.propose(*words(40))
     compactor = life.compactor(list_process, after_entries=30)
+    told: list[float] = []
+    compactor.stats.observer = told.append
     compactor.consider()
     taken = asyncio.ensure_future(compactor.take_now())
     await asyncio.sleep(0)
@@ -303,6 +305,8 @@ async def test_the_node_starts_the_process_uses_the_result_and_cuts_its_journal(
     assert info == life.store.newest
     assert life.journal[0][1] == info.index - 3
     assert compactor.stats.taken == 1
+    assert compactor.stats.outcomes() == {"taken": 1, "failed": 0, "superseded": 0}
+    assert told == [compactor.stats.last_seconds]
     assert compactor.stats.last_bytes == info.length
     assert len(life.names) == 1
     assert await compactor.take_now() is not None, (
@@ -362,7 +366,8 @@ async def test_a_leaders_snapshot_that_was_installed_meanwhile_wins(
     receiver.take(90, 0, payload)
     life.kernel._install(receiver.complete())
     assert await taken is None
-    assert (life.store.newest.index, life.failures, compactor.stats.failed) == (90, [], 0)
+    assert (life.store.newest.index, life.failures) == (90, [])
+    assert compactor.stats.outcomes() == {"taken": 0, "failed": 0, "superseded": 1}
     assert life.names == [f"snapshot-{90:020d}"]
 
 

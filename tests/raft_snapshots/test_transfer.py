@@ -65,6 +65,9 @@ def test_a_peer_that_was_away_gets_the_snapshot_and_then_the_entries_behind_it()
     life = nodes.lives[away]
     assert life.host.restored == [nodes.lives[leader].store.newest.index]
     assert life.kernel.stats.snapshots_installed == 1
+    assert [nodes.lives[name].kernel.stats.snapshots_sent for name in nodes.names] == [
+        int(name == leader) for name in nodes.names
+    ]
     assert life.names == [f"snapshot-{life.host.restored[0]:020d}"]
     assert len(life.journal) < 10
 

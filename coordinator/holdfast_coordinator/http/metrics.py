@@ -34,6 +34,8 @@ _DISK_BUCKETS: Final = (
 _APPLY_BUCKETS: Final = (
     0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1,
 )  # fmt: skip
+# A state of a few thousand locks takes a part of a second, one of a million about a minute; a process is given up after ten.
+_SNAPSHOT_BUCKETS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300, 600)
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 """Any other method is counted as `other`: a caller can invent as many as it likes."""
@@ -81,6 +83,12 @@ class Metrics:
             buckets=_APPLY_BUCKETS,
             registry=self.registry,
         )
+        self._snapshot = Histogram(
+            "holdfast_snapshot_duration_seconds",
+            "How long a snapshot took, from the decision to the journal cut to it. Another process does the work.",
+            buckets=_SNAPSHOT_BUCKETS,
+            registry=self.registry,
+        )
         # Looking a child up by its labels costs more than the observation; there are few, because all labels are bounded.
         self._request_children: dict[tuple[str, str, int], Histogram] = {}
         self._acquire_children: dict[str, Histogram] = {}
@@ -114,6 +122,9 @@ class Metrics:
     def observe_apply(self, seconds: float) -> None:
         self._apply.observe(seconds)
 
+    def observe_snapshot(self, seconds: float) -> None:
+        self._snapshot.observe(seconds)
+
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition in the format that the scraper likes best, and its content type."""
         encoder, content_type = choose_encoder(accept)
@@ -128,6 +139,7 @@ class _NodeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         status = self._node.status()
+        storage = status.storage
         counts = self._node.machine.counts()
         build = GaugeMetricFamily("holdfast_build_info", "Always 1.", labels=("version",))
         build.add_metric((__version__,), 1)
@@ -146,6 +158,23 @@ class _NodeCollector(Collector):
             ("waiters", "Acquires that wait.", counts.waiters),
             ("sessions", "Sessions that are alive.", counts.sessions),
             ("token_last", "The token of the last grant.", counts.last_token),
+            (
+                "log_entries",
+                "Entries of the log on disk, those in a snapshot included.",
+                storage.log_entries,
+            ),
+            (
+                "journal_bytes",
+                "Bytes of the journal's files, reserved space included.",
+                storage.journal_bytes,
+            ),
+            ("journal_segments", "Files of the journal.", storage.journal_segments),
+            (
+                "snapshot_index",
+                "The last log entry in the newest snapshot; 0: none.",
+                storage.snapshot_index,
+            ),
+            ("snapshot_bytes", "Bytes of the newest snapshot.", storage.snapshot_bytes),
         )
         for name, text, value in gauges:
             yield GaugeMetricFamily(f"holdfast_{name}", text, value=value)
@@ -153,6 +182,12 @@ class _NodeCollector(Collector):
             ("raft_leader_changes", "Leaders seen to come.", status.leader_changes),
             ("grants", "Grants, as the log tells it.", counts.grants_total),
             ("lease_expired", "Holds that ended by expiry.", counts.expired_total),
+            ("snapshots_sent", "Snapshots that brought a peer up to date.", storage.snapshots_sent),
+            (
+                "snapshots_installed",
+                "Snapshots of a leader that were installed here.",
+                storage.snapshots_installed,
+            ),
         )
         for name, text, value in counters:
             yield CounterMetricFamily(f"holdfast_{name}", text, value=value)
@@ -164,3 +199,9 @@ class _NodeCollector(Collector):
         for reason, count in sorted(status.rejected.items()):
             frames.add_metric((reason,), count)
         yield frames
+        snapshots = CounterMetricFamily(
+            "holdfast_snapshots", "Attempts to take a snapshot.", labels=("outcome",)
+        )
+        for outcome, count in storage.snapshots.items():
+            snapshots.add_metric((outcome,), count)
+        yield snapshots

@@ -37,6 +37,7 @@ from holdfast_coordinator.raft.peers import (
     Verdict,
     advice,
 )
+from holdfast_coordinator.raft.ports import StorageStatus
 from holdfast_coordinator.raft.snapshots import SnapshotInfo, SnapshotStore
 from holdfast_coordinator.raft.transport import (
     FRAME_TARGET_BYTES,
@@ -278,6 +279,24 @@ class Engine:
         if self._network is None:
             return Counter()
         return self.stats.frames_rejected + self.stats.messages_dropped
+
+    @property
+    def storage(self) -> StorageStatus:
+        """What is on the disk; all zero before `start` and after `stop`."""
+        journal, kernel, store = self._journal, self._kernel, self._snapshots
+        if journal is None or kernel is None or store is None:
+            return StorageStatus()
+        newest = store.newest
+        return StorageStatus(
+            journal_bytes=journal.disk_bytes,
+            journal_segments=journal.segment_count,
+            log_entries=len(journal),
+            snapshot_index=0 if newest is None else newest.index,
+            snapshot_bytes=0 if newest is None else newest.length,
+            snapshots=self.stats.snapshots.outcomes(),
+            snapshots_sent=kernel.stats.snapshots_sent,
+            snapshots_installed=kernel.stats.snapshots_installed,
+        )
 
     def wake(self) -> None:
         """There may be something to propose."""

@@ -98,6 +98,8 @@ class Journal:
         self._reserved = 0
         # (segment number, the lowest index whose present entry stands in it or in a later one)
         self._starts: list[tuple[int, int]] = []
+        # Bytes of each segment but the newest, whose size is `_reserved`.
+        self._closed_bytes: dict[int, int] = {}
         self._is_torn = False
         self._group_at_timer = 0
         self._file: File | None = None
@@ -114,6 +116,16 @@ class Journal:
         except BaseException:
             self._close_files()
             raise
+
+    @property
+    def segment_count(self) -> int:
+        """How many files the log is in."""
+        return len(self._starts)
+
+    @property
+    def disk_bytes(self) -> int:
+        """What those files take, space reserved for what comes included."""
+        return sum(self._closed_bytes.values()) + self._reserved
 
     # -- pysyncobj's protocol ------------------------------------------------------------------
 
@@ -319,6 +331,7 @@ class Journal:
         replace_file(self._files, name, segments.encode_segment_header(header, self._directory_id))
         if self._file is not None:
             self._file.close()
+            self._closed_bytes[self._number] = self._reserved
         self._file = self._files.open(name)
         self._number, self._offset = header.number, segments.GROUPS_OFFSET
         self._reserved = segments.GROUPS_OFFSET
@@ -330,6 +343,7 @@ class Journal:
         while len(self._starts) > 1 and self._starts[1][1] <= max(self._disk_first, 1):
             self._files.remove(_segment_name(self._starts[0][0]))
             self._files.sync()
+            self._closed_bytes.pop(self._starts[0][0], None)
             del self._starts[0]
 
     # -- opening -------------------------------------------------------------------------------
@@ -424,6 +438,8 @@ class Journal:
         self._offset, self._reserved = contents.end, len(data)
         if contents.damage is not None:
             self._judge_damage(name, data, contents.damage, is_last=is_last)
+        if not is_last:
+            self._closed_bytes[number] = len(data)
         if is_last:
             self._file = self._files.open(name)
             self._is_torn = contents.damage is not None

@@ -117,6 +117,8 @@ class KernelStats:
     dropped: Counter[str] = field(default_factory=Counter)
     """Messages not passed to pysyncobj, by reason."""
     snapshots_installed: int = 0
+    snapshots_sent: int = 0
+    """Sent whole to a peer, which then had it."""
 
 
 @dataclass(slots=True)
@@ -723,8 +725,7 @@ class Kernel:
         if ack.success and not counts:
             # It goes on being told, but neither commits nor keeps this leader in its place (D37).
             next_index[node] = max(next_index[node], ack.next_index)
-            if self._sender is not None:
-                self._sender.acknowledged(peer, ack.next_index - 1)
+            self._note_sent(peer, ack.next_index - 1)
             return None
         went_on_to, heard_at = next_index[node], raft._SyncObj__lastResponseTime[node]
         self._port.deliver(
@@ -741,8 +742,8 @@ class Kernel:
         # It also takes any answer for fresh news, even one that lay in a buffer for minutes (D20).
         answered_at = ack.stamp / 1_000_000 if counts else heard_at
         raft._SyncObj__lastResponseTime[node] = max(heard_at, answered_at)
-        if ack.success and self._sender is not None:
-            self._sender.acknowledged(peer, ack.next_index - 1)
+        if ack.success:
+            self._note_sent(peer, ack.next_index - 1)
         if reset:
             self._reset_stamp[peer] = self._stamp
             next_index[node] = shield.next_index_after_reset(ack, matches[node], self.last_index)
@@ -933,6 +934,11 @@ class Kernel:
         )
         if offer is not None:
             self._answer(peer, offer)
+
+    def _note_sent(self, peer: str, index: int) -> None:
+        """The peer's log reaches up to `index`: it may have been a snapshot that brought it there."""
+        if self._sender is not None and self._sender.acknowledged(peer, index):
+            self.stats.snapshots_sent += 1
 
     def _on_snapshot_answer(self, peer: str, answer: SnapshotAnswer) -> None:
         if answer.term > self.term:

@@ -7,7 +7,27 @@ may raise, except an `EngineFailure` where going on would be wrong: the engine t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class StorageStatus:
+    """What a node keeps on its disk, and how snapshots have gone since it started. For metrics only.
+
+    `journal_bytes` is what its segments take, space reserved for what comes included; `log_entries` is what a start would
+    replay at most; `snapshot_index` and `snapshot_bytes` are of the newest snapshot, 0 if there is none; `snapshots` counts the
+    attempts to take one, by outcome; sent and installed are those that a leader gave to a peer.
+    """
+
+    journal_bytes: int = 0
+    journal_segments: int = 0
+    log_entries: int = 0
+    snapshot_index: int = 0
+    snapshot_bytes: int = 0
+    snapshots: Mapping[str, int] = field(default_factory=dict)
+    snapshots_sent: int = 0
+    snapshots_installed: int = 0
 
 
 class Host(Protocol):
@@ -59,8 +79,8 @@ class EnginePort(Protocol):
 
     @property
     def leader_commit_index(self) -> int | None:
-        """How far the log is committed, as the leader of this term has said since this node last connected with it. None: it has not
-        said yet, or may not know itself what the leaders before it committed."""
+        """How far the log is committed, as the leader of this term has said since this node last connected with it. None: it has
+        not said yet, or may not know itself what the leaders before it committed."""
 
     @property
     def match_index(self) -> Mapping[str, int]:
@@ -72,6 +92,9 @@ class EnginePort(Protocol):
     @property
     def rejected(self) -> Mapping[str, int]:
         """How much of what peers sent was refused, by reason."""
+
+    @property
+    def storage(self) -> StorageStatus: ...
 
     async def start(self) -> None: ...
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .errors import AdminRefused
-from .ports import Host
+from .ports import Host, StorageStatus
 
 
 class ScriptedEngine:
@@ -48,6 +48,10 @@ class ScriptedEngine:
     @property
     def rejected(self) -> Mapping[str, int]:
         return {}
+
+    @property
+    def storage(self) -> StorageStatus:
+        return StorageStatus()
 
     async def start(self) -> None:
         return None

@@ -114,11 +114,13 @@ class Sender:
             sending.sent += len(data)
         return chunks
 
-    def acknowledged(self, peer: str, index: int) -> None:
-        """The peer's log reaches this far."""
+    def acknowledged(self, peer: str, index: int) -> bool:
+        """The peer's log reaches this far. Whether a snapshot that was sent to its end brought it there."""
         sending = self._to.get(peer)
-        if sending is not None and index >= sending.reader.info.index:
-            self.cancel(peer)
+        if sending is None or index < sending.reader.info.index:
+            return False
+        self.cancel(peer)
+        return sending.sent == sending.reader.info.length
 
     def cancel(self, peer: str) -> None:
         """The connection is gone, or the peer has what it needed."""

@@ -18,6 +18,7 @@ from holdfast_coordinator.raft.compaction import CompactionConfig, Compactor
 from holdfast_coordinator.raft.datadir import DataDirectory
 from holdfast_coordinator.raft.errors import EngineFailure
 from holdfast_coordinator.raft.kernel import Kernel, KernelConfig
+from holdfast_coordinator.raft.ports import StorageStatus
 from holdfast_coordinator.raft.snapshots import SnapshotInfo, SnapshotStore
 from holdfast_jepsen.sim.watched_journal import WatchedJournal
 from holdfast_jepsen.sim.world import SECOND
@@ -104,6 +105,10 @@ class SimEngine:
     @property
     def rejected(self) -> Counter[str]:
         return Counter() if self.kernel is None else self.kernel.stats.dropped
+
+    @property
+    def storage(self) -> StorageStatus:
+        return StorageStatus()
 
     async def start(self) -> None:
         """Open the disk as a process does that starts. Raises EngineFailure."""
