@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack
@@ -24,7 +24,7 @@ def kernel(
     name: str,
     peers: Sequence[str],
     *,
-    clock: VirtualClock,
+    clock: Callable[[], float],
     journal: MemoryJournal | None = None,
     host: RecordingHost | None = None,
     seed: int = 0,
@@ -43,7 +43,7 @@ def kernel(
     return made
 
 
-def stock(name: str, peers: Sequence[str], *, clock: VirtualClock, **more: Any) -> StockNode:
+def stock(name: str, peers: Sequence[str], *, clock: Callable[[], float], **more: Any) -> StockNode:
     """The unmodified library; `peers` are connected."""
     made = StockNode(name, peers, clock=clock, **more)
     for peer in peers:

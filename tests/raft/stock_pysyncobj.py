@@ -52,6 +52,7 @@ class StockNode:
         clock: Callable[[], float],
         seed: int = 0,
         journal: Any = None,
+        replica: type[SyncObj] = Replica,
         **conf: Any,
     ) -> None:
         self.clock = clock
@@ -74,7 +75,7 @@ class StockNode:
         create_journal = library.createJournal
         library.createJournal = lambda _path: self.journal
         try:
-            self.raft = Replica(
+            self.raft = replica(
                 Peer(name, places[name]),
                 list(self.peers.values()),
                 conf=SyncObjConf(**settings),

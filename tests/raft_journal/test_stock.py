@@ -1,12 +1,13 @@
 """What the journal of pysyncobj does in the same place, and what ours does instead.
 
-The numbers are those of the audit of pysyncobj 0.3.17 (D5 to D9, D33).
+The numbers are those of the audit of pysyncobj 0.3.17 (D5 to D9, D24, D33).
 """
 
 from __future__ import annotations
 
 import inspect
 import os
+import struct
 from pathlib import Path
 
 import pysyncobj.journal
@@ -186,6 +187,57 @@ def test_d9_ours_refuses_both(store) -> None:
     store.disk.damage(store.path, name, data.replace(b"pay 100", b"pay 900"))
     with pytest.raises(JournalError, match="checksum of entry 1 is wrong"):
         store.killed()
+
+
+def test_d24_stock_promises_space_that_the_disk_may_not_have(tmp_path) -> None:
+    """Its file is longer than what is reserved for it. Writing to a mapped page that the disk has no room for is SIGBUS."""
+    file = pysyncobj.journal.ResizableFile(str(tmp_path / "stock"), defaultContent=b"header")
+    file.write(1 << 20, b"one entry")
+    found = (tmp_path / "stock").stat()
+    file._destroy()
+    assert found.st_size > 1 << 20
+    assert found.st_blocks * 512 < found.st_size // 2
+
+
+def test_d24_ours_has_the_space_before_it_writes(tmp_path) -> None:
+    """A full disk is an error of the call that reserves it, with nothing half done."""
+    directory = DataDirectory.open(tmp_path / "n1", cluster="c", node="n1")
+    journal = Journal(directory, reserve_bytes=1 << 20)
+    journal.add(b"one entry", 1, 0)
+    journal.sync()
+    found = next((tmp_path / "n1").glob("*.segment")).stat()
+    assert found.st_size == 1 << 20
+    assert found.st_blocks * 512 >= found.st_size
+    journal._destroy()
+    directory.close()
+
+
+def test_d24_stock_differs_from_its_disk_from_4_gib_on(stock, monkeypatch) -> None:
+    """The offset of the end has 32 bits, and is written after the entry is in memory."""
+    journal = stock()
+    journal.add(b"x", 1, 0)
+    monkeypatch.setattr(
+        journal, "_FileJournal__journalFile", _Sparse(journal._FileJournal__journalFile)
+    )
+    journal._FileJournal__currentOffset = (1 << 32) - 10
+    with pytest.raises(struct.error):
+        journal.add(b"y", 2, 0)
+    assert journal[-1][1] == 2, "memory has it"
+    assert stock()[-1][1] == 1, "the disk does not"
+
+
+class _Sparse:
+    """The journal's file, but what is written at its far end is not kept: nobody has 4 GiB for a test."""
+
+    def __init__(self, file) -> None:
+        self._file = file
+
+    def write(self, offset, values) -> None:
+        if offset < 1 << 20:
+            self._file.write(offset, values)
+
+    def _destroy(self) -> None:
+        self._file._destroy()
 
 
 def test_d33_stock_starts_from_commit_index_one_when_killed_within_a_second(stock) -> None:

@@ -13,7 +13,7 @@ The rules:
 * `replace-node` puts an admission (node, new id) into the log. From the moment it stands in a node's log
   the old directory is refused there; from the moment it is committed the new one is accepted.
 * An admitted node's acknowledgements count only once it has the admission itself, which is then committed
-  without it; and it votes only in terms after the one in which it learnt that. docs/d37.md has the proof.
+  without it; and it votes only in terms after the one in which it learnt that. docs/engine.md has the proof.
 
     peers    one line of JSON and its CRC-32C: whether we are founding, whom we know, from which term we vote
 
