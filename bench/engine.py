@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import msgpack
@@ -62,7 +63,9 @@ class NullHost:
             if not future.done():
                 future.set_result(None)
 
-    def restore(self, index: int, term: int, payload: bytes) -> None: ...
+    def restore(self, index: int, term: int, payload: bytes) -> Generator[None, None, None]:
+        yield
+
     def on_message(self, peer: str, payload: bytes) -> None: ...
     def on_peer_connected(self, peer: str) -> None: ...
     def on_leader(self, leader: str | None, term: int) -> None: ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final
 
 import msgpack
@@ -224,10 +224,10 @@ class Node:
         if self.apply_observer is not None:
             self.apply_observer((self._clock_ns() - began_ns) / 1e9)
 
-    def restore(self, index: int, term: int, payload: bytes) -> None:
+    def restore(self, index: int, term: int, payload: bytes) -> Generator[None, None, None]:
         """Take over the state after entry `index`. Callers whose operation it contains get an unknown outcome, for the outcome was
         never applied here: whoever named the request may ask again, and gets it."""
-        machine = Machine.restore(payload, self.machine.state.limits)
+        machine = yield from Machine.restoring(payload, self.machine.state.limits)
         self.machine = machine
         boot = self.engine.boot
         skipped, orphans = self._submissions.skip(

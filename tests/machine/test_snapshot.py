@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Generator
 
 import pytest
 from hypothesis import given
@@ -14,11 +15,13 @@ from holdfast_coordinator.machine import (
     Acquire,
     Cancel,
     Entry,
+    Limits,
     Machine,
     OpenSession,
     Origin,
     Release,
     SnapshotUnreadable,
+    snapshot,
 )
 
 WALK = """
@@ -76,6 +79,25 @@ def test_a_restored_machine_is_the_same_machine() -> None:
     )
     assert restored.apply(following) == machine.apply(following)
     assert restored.state_hash() == machine.state_hash()
+
+
+def test_a_snapshot_is_read_in_steps_that_do_not_grow_with_the_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(snapshot, "STEP_ITEMS", 10)
+    machine = Machine()
+    for number in range(300):
+        key, session = f"k{number}", f"{number:032x}"
+        operation = Acquire((key,), session, ttl_ms=10_000)
+        machine.apply(Entry(1, 0, ((Origin("n1", 1, number + 1), operation),)))
+    read: list[Machine] = []
+
+    def to_the_end() -> Generator[None, None, None]:
+        read.append((yield from Machine.restoring(machine.snapshot(), Limits())))
+
+    steps = sum(1 for _ in to_the_end())
+    assert steps >= 2 * 300 / 10, "sessions and holds"
+    assert read[0].state_hash() == machine.state_hash()
 
 
 def test_the_hash_tells_states_apart() -> None:

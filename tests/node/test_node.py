@@ -372,7 +372,8 @@ async def test_a_grant_that_was_skipped_with_a_taken_over_state_is_given_back(
     assert leader.machine.lock("k").holders
     cluster.log.frozen.clear()
     cluster.log.engines["n2"].applied_index = cluster.log.committed
-    cluster.nodes["n2"].restore(cluster.log.committed, 1, leader.machine.snapshot())
+    for _ in cluster.nodes["n2"].restore(cluster.log.committed, 1, leader.machine.snapshot()):
+        pass
     assert isinstance(await task, Unknown)
     await cluster.settle()
     assert not leader.machine.lock("k").holders

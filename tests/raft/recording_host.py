@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import msgpack
@@ -26,8 +27,9 @@ class RecordingHost:
     def apply(self, index: int, term: int, payload: bytes) -> None:
         self.applied.append((index, term, payload))
 
-    def restore(self, index: int, term: int, payload: bytes) -> None:
+    def restore(self, index: int, term: int, payload: bytes) -> Generator[None, None, None]:
         """Snapshots of this host are the payloads applied so far, msgpack-encoded."""
+        yield
         self.applied[:] = [(0, 0, each) for each in msgpack.unpackb(payload)]
 
     def on_message(self, peer: str, payload: bytes) -> None:

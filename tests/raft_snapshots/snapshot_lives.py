@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from holdfast_coordinator.raft.snapshots import SnapshotInfo, SnapshotStore
 PATH = Path("/data/node")
 CLUSTER = "c"
 KEEP = 2
+RESTORE_STEPS = 3
 
 
 def through_the_codec(message: Message) -> Message:
@@ -47,8 +48,11 @@ class ListHost:
             assert index > self.state[-1][0], "each entry once, in order"
         self.state.append([index, term, payload.decode()])
 
-    def restore(self, index: int, term: int, payload: bytes) -> None:
-        self.state = json.loads(payload)
+    def restore(self, index: int, term: int, payload: bytes) -> Generator[None, None, None]:
+        state = json.loads(payload)
+        for _ in range(RESTORE_STEPS):
+            yield
+        self.state = state
         self.restored.append(index)
 
     def snapshot(self) -> bytes:
@@ -63,7 +67,8 @@ def replayer(_parameters: dict[str, Any], payload: bytes | None) -> ListHost:
     """The host, as a compactor makes it."""
     host = ListHost()
     if payload is not None:
-        host.restore(0, 0, payload)
+        for _ in host.restore(0, 0, payload):
+            pass
     return host
 
 
@@ -107,6 +112,11 @@ class Life:
     @property
     def names(self) -> list[str]:
         return [each for each in self.directory.files.names() if each.startswith("snapshot-")]
+
+    def read_snapshot(self) -> None:
+        """The rounds in which the host reads a snapshot that has arrived."""
+        for _ in range(RESTORE_STEPS + 1):
+            self.kernel.tick()
 
     # A node alone is its own majority.
 

@@ -364,7 +364,8 @@ async def test_a_leaders_snapshot_that_was_installed_meanwhile_wins(
     receiver = Receiver(life.store)
     receiver.offered(describe(90, 1, payload))
     receiver.take(90, 0, payload)
-    life.kernel._install(receiver.complete())
+    life.kernel._begin_installation(receiver.complete(), "n2", 1)
+    life.propose()
     assert await taken is None
     assert (life.store.newest.index, life.failures) == (90, [])
     assert compactor.stats.outcomes() == {"taken": 0, "failed": 0, "superseded": 1}

@@ -62,7 +62,8 @@ class Cluster:
         """n2 gets the state of n1 instead of the entries, and goes on."""
         engine = self.log.engines["n2"]
         payload = self.nodes["n1"].machine.snapshot()
-        self.nodes["n2"].restore(self.log.committed, self.log.term, payload)
+        for _ in self.nodes["n2"].restore(self.log.committed, self.log.term, payload):
+            pass
         engine.applied_index = self.log.committed
         self.log.frozen.clear()
         await self.settle()

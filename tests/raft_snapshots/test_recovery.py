@@ -127,6 +127,7 @@ class Followed:
         self.say()
         kernel.receive("n3", SnapshotChunk(2, 2, 50, 0, self.PAYLOAD[:7]))
         kernel.receive("n3", SnapshotChunk(2, 3, 50, 7, self.PAYLOAD[7:]))
+        self.life.read_snapshot()
         return self.say()
 
 

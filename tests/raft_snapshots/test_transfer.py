@@ -279,6 +279,7 @@ def test_a_log_that_contradicts_the_snapshot_is_replaced_and_a_term_is_needed_fo
     life.kernel.receive("n3", offer(50, term=2))
     assert say(life)[-1] == SnapshotAnswer(2, 1, 50, 0, False)
     life.kernel.receive("n3", SnapshotChunk(2, 2, 50, 0, PAYLOAD))
+    life.read_snapshot()
     assert say(life)[-1] == Ack(2, 51, True, False, 2)
     assert (life.kernel.last_index, life.kernel.commit_index, life.kernel.applied_index) == (
         50,
@@ -296,6 +297,7 @@ def test_d11_a_snapshot_of_which_a_piece_is_wrong_is_never_acknowledged() -> Non
     assert (life.kernel.last_index, life.host.restored, life.names) == (1, [], [])
     life.kernel.receive("n2", offer(stamp=3))
     life.kernel.receive("n2", SnapshotChunk(1, 4, 50, 0, PAYLOAD))
+    life.read_snapshot()
     assert say(life)[-1] == Ack(1, 51, True, False, 4)
 
 
@@ -304,10 +306,78 @@ def test_a_snapshot_that_the_host_cannot_read_stops_the_node_and_replaces_nothin
     life = follower()
     unreadable = b"not json"
     life.kernel.receive("n2", offer(payload=unreadable))
+    life.kernel.receive("n2", SnapshotChunk(1, 2, 50, 0, unreadable))
     with pytest.raises(EngineFailure, match="cannot be used by this version"):
-        life.kernel.receive("n2", SnapshotChunk(1, 2, 50, 0, unreadable))
+        life.read_snapshot()
     again = follower(life.disk.after_kill())
     assert (again.names, again.store.newest) == ([], None)
+
+
+def reading() -> Life:
+    """A follower that has got the whole of the snapshot of entry 50, and whose host has read a part of it."""
+    life = follower()
+    life.kernel.receive("n2", Append(1, 11, 1, 0, 1, own(2, 20)))
+    life.kernel.tick()
+    life.kernel.receive("n2", offer(stamp=2))
+    life.kernel.receive("n2", SnapshotChunk(1, 3, 50, 0, PAYLOAD))
+    life.kernel.tick()
+    say(life)
+    return life
+
+
+def test_while_its_host_reads_a_node_answers_its_leader_and_asks_for_nothing_again() -> None:
+    """Reading a state of 100,000 locks takes half a second, which is longer than an election."""
+    life = reading()
+    assert life.kernel.next_deadline() == 0.0
+    life.kernel.receive("n2", offer(stamp=4))
+    assert say(life) == [SnapshotAnswer(1, 4, 50, len(PAYLOAD), False)]
+    assert (life.kernel.last_index, life.host.restored) == (20, [])
+    life.read_snapshot()
+    assert say(life) == [Ack(1, 51, True, False, 4)], "of the last offer"
+    assert (life.kernel.last_index, life.host.restored) == (50, [50])
+
+
+def test_entries_that_come_while_its_host_reads_are_worth_more_than_the_snapshot() -> None:
+    """time 0: the host reads the snapshot of entry 50; time 1: n3 is elected, whose log reaches back, and sends all entries up to
+    60, which are acknowledged. The snapshot would take the log back to 50 (D10)."""
+    life = reading()
+    life.kernel.receive("n3", Append(2, 20, 20, 1, 9, own(21, 60)))
+    life.kernel.tick()
+    assert say(life)[-1] == Ack(2, 61, True, False, 9)
+    life.read_snapshot()
+    assert (life.kernel.last_index, life.host.restored, life.kernel.stats.snapshots_installed) == (
+        60,
+        [],
+        0,
+    )
+    assert life.names == []
+
+
+def test_a_newer_snapshot_takes_the_place_of_one_that_is_being_read() -> None:
+    life = reading()
+    newer = b'[[70, 1, "newer"]]'
+    life.kernel.receive("n2", offer(70, stamp=4, payload=newer))
+    life.kernel.receive("n2", SnapshotChunk(1, 5, 70, 0, newer))
+    life.read_snapshot()
+    assert life.host.restored == [70]
+    assert say(life)[-1] == Ack(1, 71, True, False, 5)
+    assert life.names == [f"snapshot-{70:020d}"]
+
+
+def test_a_snapshot_of_an_earlier_leader_is_installed_and_acknowledged_to_nobody() -> None:
+    """What is in it is committed, whoever leads now; but the promise was asked for in another term."""
+    life = reading()
+    life.kernel.receive("n3", Append(2, 1, 55, 1, 9, ()))
+    say(life)
+    life.read_snapshot()
+    assert life.host.restored == [50]
+    assert not [each for each in say(life) if isinstance(each, Ack)]
+
+
+def test_a_power_cut_while_the_host_reads_leaves_the_old_state() -> None:
+    life = reading()
+    again = follower(life.disk.after_power_cut())
+    assert (again.kernel.last_index, again.names, again.store.newest) == (20, [], None)
 
 
 def test_a_leader_whose_own_file_has_decayed_stops_instead_of_offering_it_for_ever() -> None:

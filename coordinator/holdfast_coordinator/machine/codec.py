@@ -115,6 +115,17 @@ def unpack(data: bytes) -> Any:
         raise _UnreadableError(f"not msgpack: {error}") from error
 
 
+def stream(data: bytes) -> msgpack.Unpacker:
+    """To read one value piece by piece, under the rules of `unpack`. What is no msgpack raises UnpackException, ValueError, ..."""
+    unpacker = msgpack.Unpacker(
+        max_buffer_size=max(len(data), 1),
+        unicode_errors="surrogatepass",
+        ext_hook=_no_extension,
+    )
+    unpacker.feed(data)
+    return unpacker
+
+
 def _no_extension(code: int, _data: bytes) -> object:
     raise _UnreadableError(f"extension type {code}")
 

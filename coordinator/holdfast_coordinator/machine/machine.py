@@ -20,7 +20,7 @@ The machine does not know what an entry cost, who leads, or which outcomes have 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from heapq import nsmallest
 from itertools import islice
@@ -236,6 +236,17 @@ class Machine:
     @classmethod
     def restore(cls, data: bytes, limits: Limits = Limits()) -> Machine:  # noqa: B008 -- frozen
         """The machine that wrote this snapshot. Raises `SnapshotUnreadable` if these bytes are none."""
+        steps = cls.restoring(data, limits)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                machine: Machine = end.value
+                return machine
+
+    @classmethod
+    def restoring(cls, data: bytes, limits: Limits) -> Generator[None, None, Machine]:
+        """The same in steps of a few milliseconds; the machine is the value of the generator's end."""
         machine = cls(limits)
-        machine.state = snapshot.decode_state(data, limits)
+        machine.state = yield from snapshot.decode_state(data, limits)
         return machine

@@ -4,15 +4,20 @@ Rule: canonical. Replicas in equal states write equal bytes, whether they got th
 rebuilt (heaps, indexes, queues) is left out: it may hold left-overs of its own history. Everything else is written in the
 order of the dict that holds it, which the log alone determines.
 
+Reading goes in steps, for a node that reads a state of 100,000 locks (half a second) must answer its leader meanwhile.
+
 Reading trusts the envelope (checksum, authenticity) to others; what is not a snapshot of this version raises
 `SnapshotUnreadable`, and nothing is half restored.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from typing import Any, Final
 
-from .codec import pack, unpack
+import msgpack
+
+from .codec import pack, stream
 from .limits import Limits
 from .operations import Origin
 from .outcomes import Holder, Previous, Refused
@@ -20,6 +25,11 @@ from .state import Hold, Request, RequestBook, Session, State, Waiter
 from .table import link_hold, link_waiter
 
 SNAPSHOT_VERSION: Final = 1
+
+SECTIONS: Final = 11
+
+STEP_ITEMS: Final = 1_000
+"""Sessions, holds and so on that are read in one step: about three milliseconds."""
 
 
 class SnapshotUnreadable(ValueError):
@@ -57,43 +67,98 @@ def encode_state(state: State) -> bytes:
     )
 
 
-def decode_state(data: bytes, limits: Limits) -> State:
+def decode_state(data: bytes, limits: Limits) -> Generator[None, None, State]:
+    """Step by step: the state is the value of the generator's end. Raises SnapshotUnreadable from any step."""
     try:
-        return _decode(unpack(data), limits)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        return (yield from _decode(_Sections(data), limits))
+    except (
+        msgpack.UnpackException,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise SnapshotUnreadable(
             f"not a snapshot of version {SNAPSHOT_VERSION}: {error}"
         ) from error
 
 
-def _decode(raw: Any, limits: Limits) -> State:
-    if raw[0] != SNAPSHOT_VERSION:
-        raise SnapshotUnreadable(f"version {raw[0]!r}")
-    _, numbers, origins, sessions, holds, waiters, requests, previous, endings, ended, totals = raw
+class _Sections:
+    """The parts of a snapshot in their order, each read when it is asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self._stream = stream(data)
+        self._length = len(data)
+        self._read = 0
+        if self._stream.read_array_header() != SECTIONS:
+            raise ValueError("another number of sections")
+
+    def whole(self) -> Any:
+        return self._stream.unpack()
+
+    def items(self) -> Iterator[Any]:
+        for _ in range(self._stream.read_array_header()):
+            yield self._stream.unpack()
+            self._read += 1
+
+    @property
+    def step_is_over(self) -> bool:
+        return self._read % STEP_ITEMS == 0
+
+    def end(self) -> None:
+        if self._stream.tell() != self._length:
+            raise ValueError("bytes behind the end")
+
+
+def _decode(sections: _Sections, limits: Limits) -> Generator[None, None, State]:
+    version, numbers = sections.whole(), sections.whole()
+    if version != SNAPSHOT_VERSION:
+        raise SnapshotUnreadable(f"version {version!r}")
     state = State(limits)
     history = state.history
     state.cluster_time_ms, state.last_term, state.last_token = numbers[:3]
     state.next_waiter, history.horizon = numbers[3:]
-    state.origins.last = {node: (boot, sequence) for node, boot, sequence in origins}
-    for name, ttl_ms, owner, implicit, deadline_ms in sessions:
+    state.origins.last = {node: (boot, sequence) for node, boot, sequence in sections.items()}
+    for name, ttl_ms, owner, implicit, deadline_ms in sections.items():
+        if sections.step_is_over:
+            yield
         session = state.sessions[name] = Session(name, ttl_ms, owner, implicit, deadline_ms)
         state.deadlines.add_session(session)
-    for token, name, keys, owner in holds:
+    for token, name, keys, owner in sections.items():
+        if sections.step_is_over:
+            yield
         link_hold(state, state.sessions[name], Hold(token, name, tuple(keys), owner))
-    for number, name, keys, owner, request_id, attachment, deadline_ms in waiters:
+    for number, name, keys, owner, request_id, attachment, deadline_ms in sections.items():
+        if sections.step_is_over:
+            yield
         origin = Origin(*attachment)
         waiter = Waiter(number, name, tuple(keys), owner, request_id, origin, deadline_ms)
         link_waiter(state, state.sessions[name], waiter)
-    for name, settled, by_id in requests:
+    for name, settled, by_id in sections.items():
+        if sections.step_is_over:
+            yield
         state.sessions[name].requests = _decode_requests(state, settled, by_id)
-    history.previous = {key: Previous(token, how) for key, token, how in previous}
+    for key, token, how in sections.items():
+        if sections.step_is_over:
+            yield
+        history.previous[key] = Previous(token, how)
+    yield
     history.rebuild_heap()
-    for token, name, how in endings:
+    for token, name, how in sections.items():
+        if sections.step_is_over:
+            yield
         history.endings[token] = (name, how)
         history.ending_order.append(token)
-    for name, how in ended:
+    for name, how in sections.items():
+        if sections.step_is_over:
+            yield
         history.ended_sessions[name] = how
         history.ended_order.append(name)
+    totals = sections.whole()
+    sections.end()
     counted = state.totals
     counted.grants, counted.releases, counted.expired_holds = totals[:3]
     counted.expired_sessions, counted.wait_timeouts = totals[3:]

@@ -49,7 +49,7 @@ from holdfast_coordinator.raft.snapshots import SnapshotInfo, SnapshotWriter, Un
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from holdfast_coordinator.raft.peers import PeerBook
     from holdfast_coordinator.raft.ports import Host
@@ -130,6 +130,18 @@ class HandOver:
     ask_at: float = float("-inf")
 
 
+@dataclass(slots=True)
+class Installation:
+    """A snapshot that has arrived whole, while the host reads it step by step; and whose offer is to be
+    acknowledged when that is done."""
+
+    snapshot: SnapshotWriter
+    steps: Generator[None, None, None]
+    peer: str
+    term: int
+    stamp: int
+
+
 class Kernel:
     """See the module's docstring. `clock` gives seconds and must run on in suspend (D30)."""
 
@@ -181,6 +193,7 @@ class Kernel:
         self._snapshots = snapshots
         self._sender: Sender | None = None
         self._receiver: Receiver | None = None
+        self._installation: Installation | None = None
         self._behind: set[str] = set()
         restored = None
         if snapshots is not None:
@@ -190,7 +203,8 @@ class Kernel:
             )
             restored = recovery.recover(journal, snapshots)
         if restored is not None:
-            self._restore(restored.info, restored.payload)
+            for _ in self._restoring(restored.info, restored.payload):
+                pass  # nobody is waiting yet
         # `_raft` is read by the library's constructor through our own callbacks, so it comes last.
         self._raft, self._port, self._nodes = library.open_raft(
             self,
@@ -375,6 +389,7 @@ class Kernel:
         """Elect, commit, apply, propose, replicate: whatever is due now."""
         self._enter()
         self._publish()
+        self._continue_installation()
         self._pre_vote_if_due()
         self._raft.doTick(0)
         self._publish()
@@ -463,7 +478,7 @@ class Kernel:
     def next_deadline(self) -> float | None:
         """When to tick next, on this kernel's clock, at once if that has passed; None if only a
         message can change anything."""
-        if self.commit_index > self.applied_index:
+        if self.commit_index > self.applied_index or self._installation is not None:
             return 0.0
         if self.is_leader:
             return float(self._raft._SyncObj__newAppendEntriesTime)
@@ -910,9 +925,9 @@ class Kernel:
 
     # Snapshots.
 
-    def _restore(self, info: SnapshotInfo, payload: bytes) -> None:
+    def _restoring(self, info: SnapshotInfo, payload: bytes) -> Generator[None, None, None]:
         try:
-            self._host.restore(info.index, info.term, payload)
+            yield from self._host.restore(info.index, info.term, payload)
         except ValueError as error:
             raise EngineFailure(
                 f"the snapshot of entry {info.index} cannot be used by this version of holdfast: {error}"
@@ -972,9 +987,13 @@ class Kernel:
             receiver.discard()
             return self._answer(peer, Ack(self.term, message.index + 1, True, False, message.stamp))
         else:
-            received = receiver.offered(
-                SnapshotInfo(message.index, message.last_term, message.length, message.digest)
-            )
+            info = SnapshotInfo(message.index, message.last_term, message.length, message.digest)
+            installation = self._installation
+            if installation is not None and installation.snapshot.info == info:
+                installation.peer, installation.term = peer, message.term
+                installation.stamp, received = message.stamp, info.length
+            else:
+                received = receiver.offered(info)
         if received is None:
             return self._drop("piece of a snapshot out of order")
         try:
@@ -984,11 +1003,10 @@ class Kernel:
             return self._answer(
                 peer, SnapshotAnswer(self.term, message.stamp, message.index, 0, True)
             )
-        if complete is None:
-            answer = SnapshotAnswer(self.term, message.stamp, message.index, received, False)
-            return self._answer(peer, answer)
-        self._install(complete)
-        self._answer(peer, Ack(self.term, message.index + 1, True, False, message.stamp))
+        if complete is not None:
+            self._begin_installation(complete, peer, message.stamp)
+        answer = SnapshotAnswer(self.term, message.stamp, message.index, received, False)
+        self._answer(peer, answer)
 
     def _has(self, index: int, term: int) -> bool:
         """Whether the log agrees with a leader's up to this entry of that leader's."""
@@ -996,13 +1014,42 @@ class Kernel:
             return True
         return index <= self.last_index and shield.term_at(self._journal, index) == term
 
+    def _begin_installation(self, snapshot: SnapshotWriter, peer: str, stamp: int) -> None:
+        """From now on every tick lets the host read a piece. A newer snapshot takes the place of one that is
+        not read yet."""
+        self._abandon_installation()
+        assert self._snapshots is not None  # noqa: S101 - a receiver has a store
+        steps = self._restoring(snapshot.info, self._snapshots.payload(snapshot))
+        self._installation = Installation(snapshot, steps, peer, self.term, stamp)
+
+    def _abandon_installation(self) -> None:
+        going, self._installation = self._installation, None
+        if going is not None and self._snapshots is not None:
+            going.steps.close()
+            self._snapshots.remove(going.snapshot.name)
+
+    def _continue_installation(self) -> None:
+        going = self._installation
+        if going is None:
+            return
+        info = going.snapshot.info
+        if self._has(info.index, info.term):
+            # Another leader had the entries, and sent them meanwhile (D10).
+            return self._abandon_installation()
+        try:
+            return next(going.steps)
+        except StopIteration:
+            self._installation = None
+        self._install(going.snapshot)
+        if going.term == self.term:
+            self._answer(going.peer, Ack(self.term, info.index + 1, True, False, going.stamp))
+
     def _install(self, snapshot: SnapshotWriter) -> None:
-        """Replace log and state by a whole, verified snapshot of a leader. The host comes first, because
-        it may not be able to read it; then the snapshot is made durable, then the log is reset to it. A
+        """Replace log and state by a whole, verified snapshot of a leader. The host has come first, because
+        it might not be able to read it; then the snapshot is made durable, then the log is reset to it. A
         crash in between leaves the old state, or what `recovery` finishes."""
         store, info = self._snapshots, snapshot.info
         assert store is not None  # noqa: S101 - a receiver has a store
-        self._restore(info, store.payload(snapshot))
         store.adopt(snapshot.name, info)
         recovery.reset(self._journal, info)
         self._raft.continue_from(info.index)

@@ -6,7 +6,7 @@ may raise, except an `EngineFailure` where going on would be wrong: the engine t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,10 +40,13 @@ class Host(Protocol):
     def apply(self, index: int, term: int, payload: bytes) -> None:
         """A committed entry, exactly once for each index, in order of the log. Also called for the whole journal after a start."""
 
-    def restore(self, index: int, term: int, payload: bytes) -> None:
+    def restore(self, index: int, term: int, payload: bytes) -> Generator[None, None, None]:
         """The state after entry `index`, in place of all that was applied so far: at a start, before the first `apply`, or when a
-        leader sent a snapshot; the next `apply` is of `index + 1`. May raise ValueError for what it cannot read: the node stops,
-        and nothing on its disk was replaced."""
+        leader sent a snapshot. A generator, of which each step takes a few milliseconds at most, because the node must answer its
+        leader meanwhile. Between its steps `apply` may go on with entries of the state so far; the last step takes over the new
+        one, and the next `apply` is of `index + 1`. It may also be closed before its end, and has then changed nothing.
+
+        May raise ValueError for what it cannot read: the node stops, and nothing on its disk was replaced."""
 
     def on_message(self, peer: str, payload: bytes) -> None:
         """An application message of an authenticated peer, in the order sent on the present connection."""

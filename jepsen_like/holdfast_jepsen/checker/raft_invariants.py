@@ -19,7 +19,7 @@ from holdfast_coordinator.raft import shield
 from holdfast_coordinator.raft.messages import Ack, Append, Vote, VoteRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from holdfast_coordinator.node import Node
     from holdfast_jepsen.sim.server import Server
@@ -362,6 +362,6 @@ class WatchedHost:
         for grant in seen:
             self._watch.on_grant(index, grant)
 
-    def restore(self, index: int, term: int, payload: bytes) -> None:
+    def restore(self, index: int, term: int, payload: bytes) -> Generator[None, None, None]:
+        yield from self._node.restore(index, term, payload)
         self._expected = index
-        self._node.restore(index, term, payload)
