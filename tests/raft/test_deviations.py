@@ -727,6 +727,45 @@ class TestNeedlessRounds:
         follower.receive("n2", append(3, 3, commit=3, stamp=2))
         assert say(follower) == [("n2", ack(4, term=1, stamp=2))]
 
+    def committing(self, clock: VirtualClock) -> tuple[Kernel, RecordingHost]:
+        """A leader that has committed and applied entry 3 in its last tick, and has told nobody."""
+        host = RecordingHost()
+        leader = kernel("n1", TWO, clock=clock, host=host)
+        lead(leader, clock, "n2")
+        host.queue.append(b"x")
+        leader.tick()
+        stamp = max(m.stamp for _, m in say(leader) if isinstance(m, Append))
+        leader.receive("n2", ack(4, term=leader.term, stamp=stamp))
+        leader.tick()
+        assert host.payloads == [b"x"]
+        assert say(leader) == []
+        assert leader.next_deadline() == 0.0
+        return leader, host
+
+    def test_what_is_proposed_next_says_what_was_committed(self, clock: VirtualClock) -> None:
+        """A caller who was answered asks again at once: one append for each peer says both."""
+        leader, host = self.committing(clock)
+        host.queue.append(b"y")
+        leader.tick()
+        said = [(peer, m.commit_index, len(m.entries)) for peer, m in say(leader)]
+        assert said == [("n2", 3, 1), ("n3", 3, 1)]
+        leader.tick()
+        assert say(leader) == []
+
+    @pytest.mark.parametrize("handing_over", [False, True])
+    def test_when_nothing_is_proposed_it_is_told_in_the_next_round(
+        self, clock: VirtualClock, handing_over: bool
+    ) -> None:
+        """No later: callers of the other nodes wait for it. Also by a leader that proposes nothing more."""
+        leader, _ = self.committing(clock)
+        if handing_over:
+            assert leader.hand_over()
+            leader._raft._SyncObj__newAppendEntriesTime = clock.now + 9  # nothing else is a reason
+        leader.tick()
+        told = [m for _, m in say(leader) if isinstance(m, Append)]
+        assert [(m.commit_index, len(m.entries)) for m in told] == [(3, 0)] * 2
+        assert (leader.next_deadline() or 0) > clock.now
+
     def test_only_an_acknowledgement_of_what_is_committed_needs_no_tick(
         self, clock: VirtualClock
     ) -> None:

@@ -194,6 +194,10 @@ class Kernel:
         self._sender: Sender | None = None
         self._receiver: Receiver | None = None
         self._installation: Installation | None = None
+        self._owes_commit = False
+        """Whether a leader has committed something that it has not told yet."""
+        self._tells_commit = False
+        """Whether it does so in this tick: it committed it in an earlier one."""
         self._behind: set[str] = set()
         restored = None
         if snapshots is not None:
@@ -391,6 +395,7 @@ class Kernel:
         self._publish()
         self._continue_installation()
         self._pre_vote_if_due()
+        self._tells_commit = self._owes_commit
         self._raft.doTick(0)
         self._publish()
         self._continue_hand_over()
@@ -481,6 +486,8 @@ class Kernel:
         if self.commit_index > self.applied_index or self._installation is not None:
             return 0.0
         if self.is_leader:
+            if self._owes_commit:
+                return 0.0
             return float(self._raft._SyncObj__newAppendEntriesTime)
         if self._connected or not self._nodes:
             return float(self._raft._SyncObj__raftElectionDeadline)
@@ -503,8 +510,15 @@ class Kernel:
     def propose(self) -> None:
         """Take what the host has, stamped now, and append it in the same step (D35)."""
         self._publish()
-        if not self.is_leader or self._hand_over is not None:
+        if not self.is_leader:
+            self._owes_commit = False
             return
+        appended = self._hand_over is None and self._append_from_host()
+        if appended or self._tells_commit:
+            self._owes_commit = False
+            self._raft._SyncObj__sendAppendEntries()
+
+    def _append_from_host(self) -> bool:
         appended = False
         while self.last_index - self.commit_index < self.config.max_uncommitted_entries:
             payload = self._host.next_batch(self.term)
@@ -517,11 +531,12 @@ class Kernel:
                 )
             self._raft.append_own(payload)
             appended = True
-        if appended:
-            self._raft._SyncObj__sendAppendEntries()
+        return appended
 
     def apply_committed(self) -> bool:
-        """Give committed entries to the host, each once. True if there were any."""
+        """Give committed entries to the host, each once. False: the library need not tell at once what is
+        committed. A caller who was answered often asks again right away; so a leader lets one round pass, and
+        what it proposes then says it too: half of the frames, and of the rounds of its peers."""
         raft = self._raft
         applied: int = raft._SyncObj__raftLastApplied
         end: int = min(raft._SyncObj__raftCommitIndex, applied + APPLY_PER_TICK_MAX)
@@ -542,7 +557,8 @@ class Kernel:
                     f"log entry {index} is of a type that this version does not know; start the "
                     "newer version of holdfast that wrote it"
                 )
-        return end > applied
+        self._owes_commit |= end > applied and self.is_leader
+        return False
 
     def library_sends(self, peer: str, message: dict[str, Any]) -> None:
         """Queue what the library says, in our own schema; what it must not say is dropped."""
