@@ -21,6 +21,15 @@ SESSION_ID_CHARS_MAX: Final = 64
 REQUEST_ID_CHARS_MAX: Final = 128
 OWNER_BYTES_MAX: Final = 256
 CONTEXT_BYTES_MAX: Final = 128
+CHECKPOINT_BYTES_MAX: Final = 4_096
+RESULT_BYTES_MAX: Final = 4_096
+REASON_BYTES_MAX: Final = 512
+OPERATOR_BYTES_MAX: Final = 256
+LIMIT_MAX: Final = 1_000_000
+"""Permits of one semaphore."""
+DELAY_MS_MAX: Final = 3_600_000
+RETAIN_MS_MIN: Final = 1_000
+RETAIN_MS_MAX: Final = 30 * 24 * 3600 * 1000
 WAIT_MS_MAX: Final = 30_000
 TTL_MS_MIN: Final = 1_000
 TTL_MS_MAX: Final = 24 * 3600 * 1000
@@ -42,7 +51,15 @@ class Code(StrEnum):
     HELD = "held"  # 409: somebody else works on it; leave it or wait
     WAIT_TIMEOUT = "wait_timeout"  # 409: waited in vain; ask again under a new request id
     NOT_HELD = "not_held"  # 409: the hold has ended; `ended` says how
-    DEADLOCK = "deadlock"  # 409: waiting would close a cycle
+    DEADLOCK = (
+        "deadlock"  # 409: waiting would close a circle; `cycle` shows it: release something first
+    )
+    CLOSED = "closed"  # 409: nobody holds it, and it stays closed for a while after an unclean end; `closed` says how long
+    IN_DOUBT = "in_doubt"  # 409: its last hold ended uncleanly; look, then resolve it
+    ALREADY_DONE = "already_done"  # 409: the work was completed; `closed.result` is its result
+    NO_LONGER_KEPT = (
+        "no_longer_kept"  # 410: events before the oldest that is kept were asked for; read anew
+    )
     CONFLICT = "conflict"  # 409: the same id was used with another body
     SESSION_EXPIRED = "session_expired"  # 410: everything the session held has ended
     TOO_LARGE = "too_large"  # 413: send less
@@ -67,6 +84,10 @@ HTTP_STATUS: Final[dict[Code, int]] = {
     Code.WAIT_TIMEOUT: 409,
     Code.NOT_HELD: 409,
     Code.DEADLOCK: 409,
+    Code.CLOSED: 409,
+    Code.IN_DOUBT: 409,
+    Code.ALREADY_DONE: 409,
+    Code.NO_LONGER_KEPT: 410,
     Code.CONFLICT: 409,
     Code.SESSION_EXPIRED: 410,
     Code.TOO_LARGE: 413,

@@ -7,7 +7,31 @@ caller waits can find the outcome in its own apply.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple
+
+Mode = Literal["exclusive", "shared"]
+OnUnclean = Literal["grant", "delay", "refuse"]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a hold stands; part of the request, kept by waiter and hold.
+
+    `mode` shared without `limit`: any number of shared holds at once. With `limit`: a semaphore of so many permits; while the
+    key is in use, its limit belongs to it, and a request with another one (or none) is a conflict. `on_unclean`: what becomes
+    of the keys when the hold ends other than by its holder's will: open at once, closed for `delay_ms`, or closed until
+    somebody resolves it. `require_clean`: this request is refused rather than granted on a key whose last hold ended uncleanly.
+    """
+
+    mode: Mode = "exclusive"
+    limit: int | None = None
+    on_unclean: OnUnclean = "grant"
+    delay_ms: int = 0
+    require_clean: bool = False
+
+
+PLAIN: Final = Terms()
+"""An exclusive lock and nothing else: what almost every request asks for, compared by identity where it saves time."""
 
 
 class Origin(NamedTuple):
@@ -37,9 +61,10 @@ class CloseSession:
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """Ask for exclusive holds on all of `keys` or none. `ttl_ms` set: `session` names an implicit session that is made for this
-    request (its lease starts at the grant). `ttl_ms` None: `session` must be open. `request_id` None: the request has no name and
-    cannot be repeated. `settled`: integer request ids at or below it are never executed again in this session."""
+    """Ask for holds on all of `keys` or none, on these `terms`. `ttl_ms` set: `session` names an implicit session that is made
+    for this request (its lease starts at the grant). `ttl_ms` None: `session` must be open. `request_id` None: the request has
+    no name and cannot be repeated. `settled`: integer request ids at or below it are never executed again in this session.
+    `context` names one task or thread of the session: a wait that would close a circle of such tasks is refused as a deadlock."""
 
     keys: tuple[str, ...]
     session: str
@@ -49,12 +74,52 @@ class Acquire:
     settled: int | None = None
     owner: str | None = None
     context: str | None = None
+    terms: Terms = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
     session: str
     token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """End the hold and remember `result` as the answer for whoever asks for its keys within `retain_ms`."""
+
+    session: str
+    token: int
+    result: str
+    retain_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The holder notes how far it has come. The note stays with the keys until a hold of theirs ends cleanly."""
+
+    session: str
+    token: int
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForceRelease:
+    """An operator ends the holds of `key`. `token` set: only if that one is (or was, by force) the hold of it."""
+
+    key: str
+    token: int | None
+    reason: str
+    operator: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """An operator opens a key that was closed by the hold of `token`: in doubt, delayed, or done."""
+
+    key: str
+    token: int
+    reason: str
+    operator: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +156,10 @@ Operation = (
     | CloseSession
     | Acquire
     | Release
+    | Complete
+    | Checkpoint
+    | ForceRelease
+    | Resolve
     | Cancel
     | Withdraw
     | Barrier
@@ -105,3 +174,5 @@ class Entry:
     term: int
     elapsed_ms: int
     operations: tuple[tuple[Origin, Operation], ...] = ()
+    wall_ms: int = 0
+    """What the leader's wall clock said (Unix milliseconds): written into the trail for people, never compared with anything."""

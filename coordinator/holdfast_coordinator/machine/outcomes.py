@@ -6,15 +6,50 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Ended = Literal["released", "expired", "forced"]
+Ended = Literal["released", "completed", "expired", "forced"]
+"""The first two by the holder's own will: a clean end. The others: work may be half done."""
+
+ClosedBy = Literal["delay", "in_doubt", "done"]
 
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """The last hold of a key before this one."""
+    """The last hold of a key before this one. `floor`: the token that its forced end took, for the resource to know."""
 
     token: int
     ended: Ended
+    floor: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """The checkpoint of a key, and the hold that wrote it."""
+
+    token: int
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedView:
+    """Why a key that nobody holds is not granted. `remaining_ms` None: until it is resolved. `result`: of a completed hold."""
+
+    key: str
+    by: ClosedBy
+    token: int
+    ended: Ended
+    remaining_ms: int | None
+    result: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """One step of a circle: `session` waits in `context` for `key`, which the next one holds under `token`."""
+
+    session: str
+    context: str | None
+    owner: str | None
+    key: str
+    token: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +61,10 @@ class Holder:
     owner: str | None
     mode: str
     remaining_ms: int
+    limit: int | None = None
+    context: str | None = None
+    held_ms: int = 0
+    """Since the grant, in cluster time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +74,21 @@ class WaiterView:
     keys: tuple[str, ...]
     mode: str
     remaining_wait_ms: int
+    limit: int | None = None
+    context: str | None = None
+    waited_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LockView:
+    """`closed`, `checkpoint`, `previous`: None where there is none (remembered)."""
+
     key: str
     holders: tuple[Holder, ...]
     waiters: tuple[WaiterView, ...]
+    closed: ClosedView | None = None
+    checkpoint: Note | None = None
+    previous: Previous | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +101,10 @@ class SessionOpened:
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
+    """`forced`: tokens of holds that an operator ended; told again until the client releases them."""
+
     remaining_ms: int
+    forced: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +115,19 @@ class Closed:
 @dataclass(frozen=True, slots=True)
 class Granted:
     """`previous`: per key in the order of `keys`; None where no earlier hold is remembered. Everything up to
-    `previous_horizon` (a token) may have been forgotten."""
+    `previous_horizon` (a token) may have been forgotten. `fence`: of an exclusive hold its token; of a shared one the token that
+    opened the shared phase of the key (of several keys: one for each, in order); None with a limit. `checkpoints`: per key;
+    empty if no key has one."""
 
     token: int
-    fence: int
+    fence: int | tuple[int, ...] | None
     keys: tuple[str, ...]
     mode: str
     session: str
     remaining_ms: int
     previous: tuple[Previous | None, ...]
     previous_horizon: int
+    checkpoints: tuple[Note | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +140,34 @@ class Queued:
 @dataclass(frozen=True, slots=True)
 class Released:
     token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """`remaining_ms`: for how long the result is still remembered; 0: it has been forgotten since."""
+
+    token: int
+    remaining_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointed:
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForceReleased:
+    """`floor`: a fresh token, above every one that was ended and below every grant to come: what the resource must know."""
+
+    tokens: tuple[int, ...]
+    floor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """`resolved` False: nothing closed the key under that token (any more)."""
+
+    resolved: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +207,8 @@ class Refused:
     ended: str | None = None
     holders: tuple[Holder, ...] = ()
     queue_length: int = 0
+    closed: ClosedView | None = None
+    cycle: tuple[Blocked, ...] = ()
 
 
 Outcome = (
@@ -135,6 +218,10 @@ Outcome = (
     | Granted
     | Queued
     | Released
+    | Completed
+    | Checkpointed
+    | ForceReleased
+    | Resolved
     | Cancelled
     | Withdrawn
     | Passed
