@@ -4,7 +4,8 @@
       n1 acquire anna k wait=5000 as=1
     time MS [every=MS]          entries that carry nothing but time
     burst COUNT +A +B ...       so many entries with nothing but these elapsed times, in turn
-    show KEY                    who holds it, who waits
+    show KEY                    who holds it, who waits, what closes it, what was noted
+    trail [after=REVISION]      what happened
 
 An operation begins with its node: `n1` is the next sequence of the node's present boot, `n1/2` begins or goes on in boot 2,
 `n1/1#7` is exactly that. Answers name their origin the same way. In every story each entry also passes through the codec, the
@@ -18,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -26,18 +27,26 @@ from holdfast_coordinator.machine import (
     Acquire,
     Barrier,
     Cancel,
+    Checkpoint,
+    ClosedView,
     CloseSession,
+    Complete,
     Entry,
+    ForceRelease,
     Machine,
     Malformed,
+    Note,
     OpenSession,
     Operation,
     Origin,
     Outcome,
     Previous,
+    Record,
     Refused,
     Release,
     RenewSession,
+    Resolve,
+    Terms,
     Withdraw,
     check_invariants,
     decode_entry,
@@ -81,7 +90,19 @@ def read_operation(words: list[str]) -> Operation:
                 request_id=request_id(named["as"]) if "as" in named else None,
                 settled=int(named["settled"]) if "settled" in named else None,
                 owner=named.get("owner"),
+                context=named.get("task"),
+                terms=read_terms(named, "clean" in plain),
             )
+        case "complete":
+            retain_ms = int(named["retain"])
+            return Complete(plain[0], int(named["token"]), named["result"], retain_ms)
+        case "checkpoint":
+            return Checkpoint(plain[0], int(named["token"]), named["value"])
+        case "force":
+            token = int(named["token"]) if "token" in named else None
+            return ForceRelease(plain[0], token, named["why"], named["by"])
+        case "resolve":
+            return Resolve(plain[0], int(named["token"]), named["why"], named["by"])
         case "release":
             return Release(plain[0], int(named["token"]))
         case "cancel":
@@ -95,11 +116,29 @@ def read_operation(words: list[str]) -> Operation:
     raise ValueError(f"no such operation: {words}")
 
 
+def read_terms(named: dict[str, str], require_clean: bool) -> Terms:
+    """`shared`, `limit=N`, `unclean=grant|refuse|delay:MS`."""
+    policy, _, delay_ms = named.get("unclean", "grant").partition(":")
+    return Terms(
+        mode=cast("Any", named.get("mode", "exclusive")),
+        limit=int(named["limit"]) if "limit" in named else None,
+        on_unclean=cast("Any", policy),
+        delay_ms=int(delay_ms or "0"),
+        require_clean=require_clean,
+    )
+
+
 def write_value(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, Previous):
-        return f"{value.token}:{value.ended}"
+        floor = "" if value.floor is None else f":floor={value.floor}"
+        return f"{value.token}:{value.ended}{floor}{':resolved' * value.resolved}"
+    if isinstance(value, Note):
+        return f"{value.token}:{value.value}"
+    if isinstance(value, ClosedView):
+        result = "" if value.result is None else f":{value.result}"
+        return f"{value.key}:{value.by}:{value.token}:{write_value(value.remaining_ms)}{result}"
     if isinstance(value, tuple):
         return ",".join(map(write_value, value)) or "-"
     return str(value)
@@ -113,11 +152,31 @@ def write_outcome(outcome: Outcome) -> str:
         words += [f"holders={','.join(str(h.token) for h in outcome.holders)}"] * bool(
             outcome.holders
         )
+        words += [f"closed={write_value(outcome.closed)}"] * (outcome.closed is not None)
+        words += [
+            f"{step.session}/{step.context}--{step.key}:{write_value(step.token)}"
+            for step in outcome.cycle
+        ]
         return " ".join(words)
-    hidden = {"mode", "fence", "previous_horizon"}
+    hidden = {"mode", "previous_horizon"}
+    if getattr(outcome, "mode", "exclusive") == "exclusive":
+        hidden.add("fence")
+    hidden |= {
+        name for name in ("checkpoints", "limit", "forced") if not getattr(outcome, name, None)
+    }
     fields = [field.name for field in dataclasses.fields(outcome) if field.name not in hidden]
     values = [f"{name}={write_value(getattr(outcome, name))}" for name in fields]
     return " ".join([type(outcome).__name__.lower(), *values])
+
+
+def write_record(record: Record) -> str:
+    words = [f"{record.revision} at {record.cluster_ms}: {record.kind} {record.token}"]
+    words.append(",".join(record.keys))
+    for name in ("owner", "mode", "limit", "waited_ms", "held_ms", "ended", "operator", "reason"):
+        value = getattr(record, name)
+        if value is not None:
+            words.append(f"{name}={value}")
+    return " ".join(words)
 
 
 class Player:
@@ -176,6 +235,9 @@ class Player:
                 return self.burst([elapsed[n % len(elapsed)] for n in range(int(rest[0]))])
             case "show":
                 return [self.show(rest[0])]
+            case "trail":
+                after = int(rest[0].removeprefix("after=")) if rest else 0
+                return [write_record(each) for each in self.machine.trail.read(after, 1_000)]
         raise ValueError(f"no such command: {words}")
 
     def burst(self, elapsed: list[int]) -> list[str]:
@@ -189,7 +251,11 @@ class Player:
         view = self.machine.lock(key)
         held = [f"{h.token} by {h.session} for {h.remaining_ms}" for h in view.holders]
         waits = [f"{w.session} for {w.remaining_wait_ms}" for w in view.waiters]
-        return f"{key}: held {'; '.join(held) or '-'}, waits {'; '.join(waits) or '-'}"
+        told = f"{key}: held {'; '.join(held) or '-'}, waits {'; '.join(waits) or '-'}"
+        for name in ("closed", "checkpoint"):
+            value = getattr(view, name)
+            told += f", {name} {write_value(value)}" * (value is not None)
+        return told
 
 
 def perform(text: str) -> str:
@@ -203,6 +269,7 @@ def perform(text: str) -> str:
             told += [*block, "----", *player.play(block)]
             block, skipping = [], True
         elif line == "":
+            assert skipping or all(each.startswith("#") for each in block), "a block lacks its ----"
             told += [*block, ""]
             block, skipping = [], False
         elif not skipping:

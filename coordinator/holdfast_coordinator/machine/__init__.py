@@ -1,35 +1,53 @@
 """The replicated lock table: pure and total. `Machine.apply(entry)` answers outcomes; `codec` makes entries of bytes.
 
-Read `machine.py` first (the order within an entry), then `table.py` (who is granted), `rules.py` (what each operation does) and
-`requests.py` (repeats). `operations.py` and `outcomes.py` are the vocabulary. Nothing here knows a clock, a socket or a disk.
+Read `machine.py` first (the order within an entry), then `table.py` (who is granted), `rules.py` (sessions, acquire, release),
+`holder_rules.py` (checkpoint, complete), `operator_rules.py` (force, resolve) and `requests.py` (repeats); `blocking.py` finds
+deadlocks, `trail.py` keeps what happened. `operations.py` and `outcomes.py` are the vocabulary. Nothing here knows a clock, a
+socket or a disk.
 """
 
 from .codec import decode_entry, decode_operation, encode_entry, encode_operation
 from .invariants import InvariantViolation, check_invariants
-from .limits import Limits
+from .limits import Limits, Quota
 from .machine import Counts, Machine
 from .operations import (
+    PLAIN,
     Acquire,
     Barrier,
     Cancel,
+    Checkpoint,
     CloseSession,
+    Complete,
     Entry,
+    ForceRelease,
     Malformed,
     OpenSession,
     Operation,
     Origin,
     Release,
     RenewSession,
+    Resolve,
+    Terms,
     Withdraw,
 )
 from .outcomes import (
+    Blocked,
+    Blocker,
     Cancelled,
+    Checkpointed,
     Closed,
+    ClosedBy,
+    ClosedView,
+    Completed,
     Detached,
+    Durations,
     Ended,
+    Explanation,
+    ForceReleased,
     Granted,
     Holder,
     LockView,
+    Note,
     Outcome,
     Passed,
     Previous,
@@ -37,23 +55,39 @@ from .outcomes import (
     Refused,
     Released,
     Renewed,
+    Resolved,
     SessionOpened,
     WaiterView,
     Withdrawn,
 )
 from .snapshot import SnapshotUnreadable
+from .trail import Block, NoLongerKept, Record, Trail
 
 __all__ = [
+    "PLAIN",
     "Acquire",
     "Barrier",
+    "Block",
+    "Blocked",
+    "Blocker",
     "Cancel",
     "Cancelled",
+    "Checkpoint",
+    "Checkpointed",
     "CloseSession",
     "Closed",
+    "ClosedBy",
+    "ClosedView",
+    "Complete",
+    "Completed",
     "Counts",
     "Detached",
+    "Durations",
     "Ended",
     "Entry",
+    "Explanation",
+    "ForceRelease",
+    "ForceReleased",
     "Granted",
     "Holder",
     "InvariantViolation",
@@ -61,6 +95,8 @@ __all__ = [
     "LockView",
     "Machine",
     "Malformed",
+    "NoLongerKept",
+    "Note",
     "OpenSession",
     "Operation",
     "Origin",
@@ -68,13 +104,19 @@ __all__ = [
     "Passed",
     "Previous",
     "Queued",
+    "Quota",
+    "Record",
     "Refused",
     "Release",
     "Released",
     "RenewSession",
     "Renewed",
+    "Resolve",
+    "Resolved",
     "SessionOpened",
     "SnapshotUnreadable",
+    "Terms",
+    "Trail",
     "WaiterView",
     "Withdraw",
     "Withdrawn",

@@ -5,7 +5,8 @@ which the machine refuses at its origin; an entry that cannot be read becomes an
 replica alike. Types are checked exactly here, ranges in `validation.py`. Encoding is total too: text that UTF-8 cannot carry
 travels as it is and is refused by the machine.
 
-Layout: an entry is `[version, term, elapsed_ms, [[node, boot, sequence, operation], ...]]`; an operation is `[tag, field, ...]`.
+Layout: an entry is `[version, term, elapsed_ms, [[node, boot, sequence, operation], ...], wall_ms]`; an operation is
+`[tag, field, ...]`.
 A new field goes to the end and older entries stay readable; a changed meaning takes a new tag.
 """
 
@@ -14,22 +15,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-import msgpack
-
 from .operations import (
+    PLAIN,
     Acquire,
     Barrier,
     Cancel,
+    Checkpoint,
     CloseSession,
+    Complete,
     Entry,
+    ForceRelease,
     Malformed,
+    Mode,
+    OnUnclean,
     OpenSession,
     Operation,
     Origin,
     Release,
     RenewSession,
+    Resolve,
+    Terms,
     Withdraw,
 )
+from .packing import Unreadable, pack, unpack
 
 ENTRY_VERSION: Final = 1
 INTEGER_64_MAX: Final = 2**63 - 1
@@ -40,10 +48,10 @@ REASON_CHARS_MAX: Final = 200
 EMPTY_ENTRY: Final = Entry(term=0, elapsed_ms=0, operations=())
 
 OPEN, RENEW, CLOSE, ACQUIRE, RELEASE, CANCEL, WITHDRAW, BARRIER, MALFORMED = range(1, 10)
+COMPLETE, CHECKPOINT, FORCE_RELEASE, RESOLVE = range(10, 14)
 
-
-class _UnreadableError(ValueError):
-    """Raised and caught within this module only: these primitives are no operation."""
+MODES: Final[tuple[Mode, ...]] = ("exclusive", "shared")
+ON_UNCLEAN: Final[tuple[OnUnclean, ...]] = ("grant", "delay", "refuse")
 
 
 def encode_entry(entry: Entry) -> bytes:
@@ -51,16 +59,17 @@ def encode_entry(entry: Entry) -> bytes:
         [node, boot, sequence, encode_operation(operation)]
         for (node, boot, sequence), operation in entry.operations
     ]
-    return pack([ENTRY_VERSION, entry.term, entry.elapsed_ms, operations])
+    return pack([ENTRY_VERSION, entry.term, entry.elapsed_ms, operations, entry.wall_ms])
 
 
 def decode_entry(data: bytes) -> Entry:
     try:
-        version, term, elapsed_ms, raw_operations = unpack(data)
-        if version != ENTRY_VERSION or type(raw_operations) is not list:
+        version, term, elapsed_ms, raw_operations, *later = unpack(data)
+        if version != ENTRY_VERSION or type(raw_operations) is not list or len(later) > 1:
             return EMPTY_ENTRY
         operations = tuple(map(_decode_addressed, raw_operations))
-        return Entry(_integer(term), _integer(elapsed_ms), operations)
+        wall_ms = _integer(later[0]) if later else 0
+        return Entry(_integer(term), _integer(elapsed_ms), operations, wall_ms)
     except (ValueError, TypeError):
         return EMPTY_ENTRY
 
@@ -68,11 +77,22 @@ def decode_entry(data: bytes) -> Entry:
 def encode_operation(operation: Operation) -> list[Any]:
     """Primitives that msgpack can carry."""
     match operation:
-        case Acquire(keys, session, ttl_ms, wait_ms, request_id, settled, owner, context):
+        case Acquire(keys, session, ttl_ms, wait_ms, request_id, settled, owner, context, terms):
             names = list(keys)
-            return [ACQUIRE, names, session, ttl_ms, wait_ms, request_id, settled, owner, context]
+            raw = [ACQUIRE, names, session, ttl_ms, wait_ms, request_id, settled, owner, context]
+            if terms is not PLAIN and terms != PLAIN:
+                raw.append(encode_terms(terms))
+            return raw
         case Release(session, token):
             return [RELEASE, session, token]
+        case Complete(session, token, result, retain_ms):
+            return [COMPLETE, session, token, result, retain_ms]
+        case Checkpoint(session, token, value):
+            return [CHECKPOINT, session, token, value]
+        case ForceRelease(key, token, reason, operator):
+            return [FORCE_RELEASE, key, token, reason, operator]
+        case Resolve(key, token, reason, operator):
+            return [RESOLVE, key, token, reason, operator]
         case RenewSession(session):
             return [RENEW, session]
         case OpenSession(session, ttl_ms, owner):
@@ -102,32 +122,20 @@ def decode_operation(raw: object) -> Operation:
         return Malformed(str(error)[:REASON_CHARS_MAX])
 
 
-def pack(value: object) -> bytes:
-    packed: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
-    return packed
+def encode_terms(terms: Terms) -> list[Any]:
+    return [terms.mode, terms.limit, terms.on_unclean, terms.delay_ms, terms.require_clean]
 
 
-def unpack(data: bytes) -> Any:
-    """Raises ValueError for whatever is not one complete msgpack value."""
-    try:
-        return msgpack.unpackb(data, unicode_errors="surrogatepass", ext_hook=_no_extension)
-    except (msgpack.UnpackException, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise _UnreadableError(f"not msgpack: {error}") from error
-
-
-def stream(data: bytes) -> msgpack.Unpacker:
-    """To read one value piece by piece, under the rules of `unpack`. What is no msgpack raises UnpackException, ValueError, ..."""
-    unpacker = msgpack.Unpacker(
-        max_buffer_size=max(len(data), 1),
-        unicode_errors="surrogatepass",
-        ext_hook=_no_extension,
-    )
-    unpacker.feed(data)
-    return unpacker
-
-
-def _no_extension(code: int, _data: bytes) -> object:
-    raise _UnreadableError(f"extension type {code}")
+def decode_terms(raw: object) -> Terms:
+    if raw is None:
+        return PLAIN
+    if type(raw) is not list:
+        raise Unreadable("terms: a list expected")
+    mode, limit, on_unclean, delay_ms, require_clean = raw
+    if mode not in MODES or on_unclean not in ON_UNCLEAN or type(require_clean) is not bool:
+        raise Unreadable("terms: unknown mode or policy")
+    terms = Terms(mode, _integer_or_none(limit), on_unclean, _integer(delay_ms), require_clean)
+    return PLAIN if terms == PLAIN else terms
 
 
 def _decode_addressed(raw: Any) -> tuple[Origin, Operation]:
@@ -138,13 +146,13 @@ def _decode_addressed(raw: Any) -> tuple[Origin, Operation]:
 
 def _text(value: object) -> str:
     if type(value) is not str:
-        raise _UnreadableError(f"text expected, not {type(value).__name__}")
+        raise Unreadable(f"text expected, not {type(value).__name__}")
     return value
 
 
 def _integer(value: object) -> int:
     if type(value) is not int or not -INTEGER_64_MAX <= value <= INTEGER_64_MAX:
-        raise _UnreadableError(f"integer expected, not {type(value).__name__}")
+        raise Unreadable(f"integer expected, not {type(value).__name__}")
     return value
 
 
@@ -169,9 +177,10 @@ def _decode_acquire(
     settled: object = None,
     owner: object = None,
     context: object = None,
+    terms: object = None,
 ) -> Acquire:
     if type(keys) is not list:
-        raise _UnreadableError("keys: a list expected")
+        raise Unreadable("keys: a list expected")
     return Acquire(
         tuple(map(_text, keys)),
         _text(session),
@@ -181,6 +190,7 @@ def _decode_acquire(
         _integer_or_none(settled),
         _text_or_none(owner),
         _text_or_none(context),
+        decode_terms(terms),
     )
 
 
@@ -196,6 +206,22 @@ def _decode_release(session: object, token: object) -> Release:
     return Release(_text(session), _integer(token))
 
 
+def _decode_complete(session: object, token: object, result: object, retain_ms: object) -> Complete:
+    return Complete(_text(session), _integer(token), _text(result), _integer(retain_ms))
+
+
+def _decode_checkpoint(session: object, token: object, value: object) -> Checkpoint:
+    return Checkpoint(_text(session), _integer(token), _text(value))
+
+
+def _decode_force(key: object, token: object, reason: object, operator: object) -> ForceRelease:
+    return ForceRelease(_text(key), _integer_or_none(token), _text(reason), _text(operator))
+
+
+def _decode_resolve(key: object, token: object, reason: object, operator: object) -> Resolve:
+    return Resolve(_text(key), _integer(token), _text(reason), _text(operator))
+
+
 def _decode_cancel(session: object, request_id: object) -> Cancel:
     return Cancel(_text(session), _request_id(request_id))
 
@@ -209,5 +235,9 @@ _DECODERS: Final[dict[int, Callable[..., Operation]]] = {
     CANCEL: _decode_cancel,
     WITHDRAW: _decode_withdraw,
     BARRIER: Barrier,
+    COMPLETE: _decode_complete,
+    CHECKPOINT: _decode_checkpoint,
+    FORCE_RELEASE: _decode_force,
+    RESOLVE: _decode_resolve,
     MALFORMED: lambda reason: Malformed(_text(reason)[:REASON_CHARS_MAX]),
 }

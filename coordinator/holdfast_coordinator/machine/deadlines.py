@@ -1,8 +1,8 @@
-"""When sessions and waits end: one heap, exactly one current item for each of them.
+"""When sessions, waits and closures end: one heap, exactly one current item for each of them.
 
 Rule: a deadline only ever moves later, so a change does not touch the heap: the item that comes up early is put back at its
 real deadline. An item is current when its instant equals the `scheduled_ms` of its record; others are left-overs of what has
-ended, swept once they outnumber the living. Order among due items: deadline, sessions before waits, then id.
+ended, swept once they outnumber the living. Order among due items: deadline, sessions, waits, closures, then id.
 
 This module does not know what an ending means.
 """
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final
 from .limits import DEADLINES_SLACK
 
 if TYPE_CHECKING:
-    from .state import Session, Waiter
+    from .state import Closure, Session, Waiter
 
 SESSION: Final = 0
 WAIT: Final = 1
+CLOSURE: Final = 2
 
 
 class Deadlines:
@@ -36,29 +37,46 @@ class Deadlines:
         waiter.scheduled_ms = waiter.deadline_ms
         heappush(self.heap, (waiter.deadline_ms, WAIT, waiter.number))
 
+    def add_closure(self, closure: Closure) -> None:
+        if closure.deadline_ms is not None:
+            closure.scheduled_ms = closure.deadline_ms
+            heappush(self.heap, (closure.deadline_ms, CLOSURE, closure.key))
+
     def pop_due(
-        self, now_ms: int, sessions: dict[str, Session], waiters: dict[int, Waiter]
-    ) -> Session | Waiter | None:
+        self,
+        now_ms: int,
+        sessions: dict[str, Session],
+        waiters: dict[int, Waiter],
+        closures: dict[str, Closure],
+    ) -> Session | Waiter | Closure | None:
         """The next record whose deadline is at or before `now_ms`; the caller ends it. None: nothing is due."""
         heap = self.heap
         while heap and heap[0][0] <= now_ms:
-            scheduled_ms, _, name = heappop(heap)
-            record: Session | Waiter | None
-            record = sessions.get(name) if isinstance(name, str) else waiters.get(name)
+            scheduled_ms, kind, name = heappop(heap)
+            record: Session | Waiter | Closure | None
+            if isinstance(name, int):
+                record = waiters.get(name)
+            elif kind == SESSION:
+                record = sessions.get(name)
+            else:
+                record = closures.get(name)
             if record is None or record.scheduled_ms != scheduled_ms:
                 continue
             if record.deadline_ms is not None and record.deadline_ms > scheduled_ms:
                 record.scheduled_ms = record.deadline_ms
-                heappush(
-                    heap, (record.deadline_ms, SESSION if isinstance(name, str) else WAIT, name)
-                )
+                heappush(heap, (record.deadline_ms, kind, name))
                 continue
             return record
         return None
 
-    def sweep(self, sessions: dict[str, Session], waiters: dict[int, Waiter]) -> None:
+    def sweep(
+        self,
+        sessions: dict[str, Session],
+        waiters: dict[int, Waiter],
+        closures: dict[str, Closure],
+    ) -> None:
         """Rebuild the heap when left-overs dominate it. Changes no order: items are totally ordered."""
-        if len(self.heap) <= 2 * (len(sessions) + len(waiters)) + DEADLINES_SLACK:
+        if len(self.heap) <= 2 * (len(sessions) + len(waiters) + len(closures)) + DEADLINES_SLACK:
             return
         self.heap = []
         for session in sessions.values():
@@ -68,4 +86,8 @@ class Deadlines:
         for waiter in waiters.values():
             waiter.scheduled_ms = waiter.deadline_ms
             self.heap.append((waiter.deadline_ms, WAIT, waiter.number))
+        for closure in closures.values():
+            if closure.deadline_ms is not None:
+                closure.scheduled_ms = closure.deadline_ms
+                self.heap.append((closure.deadline_ms, CLOSURE, closure.key))
         heapify(self.heap)

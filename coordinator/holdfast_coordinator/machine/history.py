@@ -8,10 +8,11 @@ how it ended. Rule: whatever is dropped from `previous` is at or below `horizon`
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
 from .limits import DEADLINES_SLACK
-from .outcomes import Ended, Previous
+from .outcomes import UNCLEAN, Ended, Previous
 
 
 class History:
@@ -42,8 +43,9 @@ class History:
         ended: Ended,
         previous_max: int,
         endings_max: int,
+        floor: int | None = None,
     ) -> None:
-        previous = Previous(token, ended)
+        previous = Previous(token, ended, floor)
         for key in keys:
             self.previous[key] = previous
             heappush(self.previous_heap, (token, key))
@@ -55,6 +57,19 @@ class History:
             self._drop_oldest()
         if len(self.previous_heap) > 2 * len(self.previous) + DEADLINES_SLACK:
             self.rebuild_heap()
+
+    def is_unclean(self, key: str) -> bool:
+        """Whether the last hold of `key` that is remembered ended uncleanly, and nobody has looked into it."""
+        previous = self.previous.get(key)
+        return previous is not None and previous.ended in UNCLEAN and not previous.resolved
+
+    def resolve(self, key: str, token: int) -> bool:
+        """Somebody has looked into the unclean end of this hold. False: it is not the last one of `key`, or ended cleanly."""
+        previous = self.previous.get(key)
+        if previous is None or previous.token != token or not self.is_unclean(key):
+            return False
+        self.previous[key] = replace(previous, resolved=True)
+        return True
 
     def session_ended(self, session: str, ended: Ended, ended_sessions_max: int) -> None:
         self.ended_sessions[session] = ended

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .deadlines import SESSION, WAIT
+from . import quotas
+from .deadlines import CLOSURE, SESSION, WAIT
 from .limits import DEADLINES_SLACK, INCARNATION_TOKENS_MAX
-from .state import Session, State
+from .outcomes import UNCLEAN
+from .state import Hold, Phase, Session, State, Tally
+from .table import is_joinable
+from .trail import chain
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -24,12 +28,16 @@ def check_invariants(machine: Machine) -> None:
     """Raise `InvariantViolation` at the first thing that is not as it must be."""
     state = machine.state
     _check_holds(state)
+    _check_standing(state)
+    _check_closures(state)
     _check_waiters(state)
     _check_nobody_is_stranded(state)
     for session in state.sessions.values():
         _check_session(state, session)
     _check_deadlines(state)
     _check_history(state)
+    _check_tally(state)
+    _check_trail(state)
     _check_limits(state)
 
 
@@ -39,7 +47,6 @@ def _require(condition: bool, sentence: str) -> None:
 
 
 def _check_holds(state: State) -> None:
-    keys: dict[str, int] = {}
     last = 0
     for token, hold in state.holds.items():
         _require(token == hold.token and hold.ended is None, f"hold {token} lasts under its token")
@@ -48,17 +55,59 @@ def _check_holds(state: State) -> None:
         session = state.sessions[hold.session]
         _require(session.holds.get(token) is hold, f"the session of hold {token} knows it")
         for key in hold.keys:
-            _require(key not in keys, f"one hold at most stands on a key (G1): {token}")
-            keys[key] = token
-            _require(state.holds_by_key.get(key) is hold, f"the key of hold {token} leads to it")
+            stands = state.standing.get(key)
+            if hold.terms.mode == "exclusive":
+                _require(stands is hold, f"hold {token} stands alone on its keys (G1)")
+            else:
+                shares = isinstance(stands, Phase) and stands.holds.get(token) is hold
+                _require(shares, f"hold {token} stands in the phases of its keys")
         last = token
-    _require(len(keys) == len(state.holds_by_key), "every held key belongs to a hold")
     _require(last <= state.last_token, "no hold has a token of the future (G2)")
     _require(state.last_token & INCARNATION_TOKENS_MAX >= 0, "tokens count up")
 
 
+def _check_standing(state: State) -> None:
+    for key, stands in state.standing.items():
+        if isinstance(stands, Hold):
+            living = state.holds.get(stands.token) is stands and key in stands.keys
+            _require(living, "what stands on a key is held")
+        elif isinstance(stands, Phase):
+            _check_phase(state, key, stands)
+        else:
+            _require(state.closures.get(key) is stands, "a closure is known by its key")
+
+
+def _check_phase(state: State, key: str, phase: Phase) -> None:
+    _require(len(phase.holds) > 0, "an empty phase is dropped")
+    within = phase.limit is None or len(phase.holds) <= phase.limit
+    _require(within, "a phase is within its limit (G1)")
+    _require(phase.fence <= min(phase.holds), "a phase was opened by its first hold")
+    for token, hold in phase.holds.items():
+        living = state.holds.get(token) is hold and key in hold.keys
+        _require(living and hold.terms.mode == "shared", "a phase is of living shared holds")
+        _require(hold.terms.limit == phase.limit, "one limit belongs to a key")
+
+
+def _check_closures(state: State) -> None:
+    for key, closure in state.closures.items():
+        _require(key == closure.key and state.standing.get(key) is closure, "a closure stands")
+        timeless = closure.deadline_ms is None
+        _require(timeless == (closure.by == "in_doubt"), "doubt has no deadline, the rest has one")
+        if closure.deadline_ms is not None:
+            _require(closure.deadline_ms > state.cluster_time_ms, "a closure has time left")
+        done = closure.by == "done"
+        _require(done == (closure.ended == "completed"), "what is done was completed")
+        _require(done or closure.ended in UNCLEAN, "what is closed otherwise ended uncleanly")
+        if closure.by != "delay":
+            _require(key not in state.queues, "nobody waits for what time alone does not open")
+    for token, closure in state.done.items():
+        known = state.closures.get(closure.key) is closure and closure.token == token
+        _require(known and closure.by == "done", "a result is found by its token")
+    for note in state.checkpoints.values():
+        _require(note.token <= state.last_token, "a checkpoint was written by a holder")
+
+
 def _check_waiters(state: State) -> None:
-    keys_waited = 0
     for number, waiter in state.waiters.items():
         _require(number == waiter.number < state.next_waiter, f"waiter {number} has its number")
         session = state.sessions.get(waiter.session)
@@ -70,25 +119,32 @@ def _check_waiters(state: State) -> None:
         for key in waiter.keys:
             queued = key in state.queues and state.queues[key].get(number) is waiter
             _require(queued, f"waiter {number} stands in the queue of each key")
-        keys_waited += len(waiter.keys)
         _require(waiter.deadline_ms > state.cluster_time_ms, f"waiter {number} has time left")
     _require(len(state.attachments) == len(state.waiters), "one attachment leads to one waiter")
-    _require(keys_waited == state.keys_waited, "the keys waited for are counted")
     queued_total = 0
-    for queue in state.queues.values():
+    for key, queue in state.queues.items():
         _require(len(queue) > 0, "an empty queue is dropped")
         _require(list(queue) == sorted(queue), "a queue is in the order of the log (G5)")
+        limits = {waiter.terms.limit for waiter in queue.values()}
+        stands = state.standing.get(key)
+        if isinstance(stands, Hold | Phase):
+            limits.add(stands.limit if isinstance(stands, Phase) else None)
+        _require(len(limits) == 1, "one limit belongs to a key in use")
         queued_total += len(queue)
-    _require(queued_total == keys_waited, "queues hold living waiters only")
+    _require(queued_total == state.tally.keys_waited, "queues hold living waiters only")
 
 
 def _check_nobody_is_stranded(state: State) -> None:
-    """A waiter that could be granted has been granted: the head of all its queues is blocked by a hold."""
+    """A waiter that could be granted has been granted: the head of all its queues is blocked by what stands on a key."""
     if state.last_token & INCARNATION_TOKENS_MAX == INCARNATION_TOKENS_MAX:
         return
     for number, waiter in state.waiters.items():
         blocked = any(
-            key in state.holds_by_key or next(iter(state.queues[key])) != number
+            next(iter(state.queues[key])) != number
+            or (
+                (stands := state.standing.get(key)) is not None
+                and not is_joinable(stands, waiter.terms)
+            )
             for key in waiter.keys
         )
         _require(blocked, f"waiter {number} waits for something")
@@ -109,6 +165,11 @@ def _check_session(state: State, session: Session) -> None:
         _require(state.holds.get(token) is hold, f"{name} holds what the table knows")
     for number, waiter in (session.waiters or {}).items():
         _require(state.waiters.get(number) is waiter, f"{name} waits where the table knows")
+    tasks: dict[str, int] = {}
+    for hold in session.holds.values():
+        if hold.context is not None:
+            tasks[hold.context] = tasks.get(hold.context, 0) + 1
+    _require(tasks == (session.tasks or {}), f"{name} counts the holds of its tasks")
     if session.requests is not None:
         _check_requests(state, session)
 
@@ -143,10 +204,15 @@ def _check_deadlines(state: State) -> None:
         elif kind == WAIT and isinstance(name, int):
             waiter = state.waiters.get(name)
             current += waiter is not None and waiter.scheduled_ms == scheduled_ms
+        elif kind == CLOSURE and isinstance(name, str):
+            closure = state.closures.get(name)
+            current += closure is not None and closure.scheduled_ms == scheduled_ms
     leases = sum(session.deadline_ms is not None for session in state.sessions.values())
-    expected = leases + len(state.waiters)
+    timed = sum(closure.deadline_ms is not None for closure in state.closures.values())
+    expected = leases + len(state.waiters) + timed
     _require(current >= expected, "everything that lives has a deadline in the heap")
-    bound = 2 * (len(state.sessions) + len(state.waiters)) + DEADLINES_SLACK
+    living = len(state.sessions) + len(state.waiters) + len(state.closures)
+    bound = 2 * living + DEADLINES_SLACK
     _require(len(heap) <= bound, "left-over deadlines are swept")
 
 
@@ -163,14 +229,50 @@ def _check_history(state: State) -> None:
     _require(all(token not in state.holds for token in history.endings), "what ended has ended")
 
 
+def _check_tally(state: State) -> None:
+    """Counted again from the records."""
+    tally = state.tally
+    waiters = state.waiters.values()
+    _require(tally.keys_waited == sum(len(each.keys) for each in waiters), "keys waited for")
+    several = sum(len(each.keys) > 1 for each in waiters)
+    _require(tally.waiters_of_several == several, "waiters of several keys are counted")
+    closed = Tally().closed
+    for closure in state.closures.values():
+        closed[closure.by] += 1
+    _require(tally.closed == closed, "closures are counted by kind")
+    results = (closure.result or "" for closure in state.closures.values())
+    _require(tally.done_bytes == sum(len(each.encode()) for each in results), "bytes of results")
+    notes = sum(len(note.value.encode()) for note in state.checkpoints.values())
+    _require(tally.checkpoint_bytes == notes, "bytes of checkpoints are counted")
+    counted = (tally.quota_sessions, tally.quota_holds, tally.quota_waiters)
+    _require(counted == quotas.counted_again(state), "quotas are counted")
+
+
+def _check_trail(state: State) -> None:
+    trail = state.trail
+    before, following = trail.before, trail.first_revision
+    for block in trail.blocks:
+        _require(block.first == following, "blocks follow each other")
+        _require(block.hash == chain(before, block.first, block.packed), "blocks are chained")
+        before, following = block.hash, block.first + block.length
+    _require(trail.open_first == following, "the open block follows the last full one")
+    _require(trail.size == sum(len(block.packed) for block in trail.blocks), "its size is counted")
+
+
 def _check_limits(state: State) -> None:
     limits, history = state.limits, state.history
     _require(len(state.sessions) <= limits.sessions_max, "sessions_max")
-    keys = len(state.holds_by_key) + state.keys_waited
+    keys = len(state.standing) + state.tally.keys_waited
     _require(keys <= limits.keys_held_max, "keys_held_max")
     _require(len(state.waiters) <= limits.waiters_max, "waiters_max")
     longest = max((len(queue) for queue in state.queues.values()), default=0)
     _require(longest <= limits.waiters_per_key_max, "waiters_per_key_max")
+    _require(state.tally.closed["done"] <= limits.done_max, "done_max")
+    _require(state.tally.done_bytes <= limits.done_bytes_max, "done_bytes_max")
+    _require(len(state.checkpoints) <= limits.checkpoints_max, "checkpoints_max")
+    _require(state.tally.checkpoint_bytes <= limits.checkpoint_bytes_max, "checkpoint_bytes_max")
+    _require(len(state.trail.blocks) <= limits.trail_blocks_max, "trail_blocks_max")
+    _require(state.trail.size <= limits.trail_bytes_max, "trail_bytes_max")
     _require(len(history.previous) <= limits.previous_max, "previous_max")
     _require(len(history.endings) <= limits.endings_max, "endings_max")
     _require(len(history.ended_sessions) <= limits.ended_sessions_max, "ended_sessions_max")

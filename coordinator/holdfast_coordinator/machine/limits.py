@@ -33,6 +33,38 @@ DEADLINES_SLACK: Final = 64
 """Stale deadlines are tolerated up to the number of live ones plus this, then swept: constant work a change on average."""
 
 
+TRAIL_BLOCK_RECORDS: Final = 256
+"""Records that are packed and hashed together: large enough to cost little each, small enough to be read in one go."""
+
+TRAIL_BLOCK_KEYS: Final = 1_024
+"""A block is full with so many keys even if it has fewer records: keys are what can be large in it."""
+
+FORCED_TOLD_MAX: Final = 1_000
+"""Forced ends that a session is still told of; a client releases what it is told of, and so is told no more."""
+
+DEADLOCK_STEPS_MAX: Final = 10_000
+"""Tasks and waiters looked at for one circle. Beyond it the request waits, and its `wait_ms` is what ends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What one tenant may use: everybody whose keys begin with `prefix`, or whose owner is `owner` (exactly one of the two is set).
+    None: no bound. Whoever waited is granted without asking again, so that `holds` can be exceeded by what was waiting."""
+
+    prefix: str | None = None
+    owner: str | None = None
+    sessions: int | None = None
+    """Open sessions with this owner."""
+    holds: int | None = None
+    """Held keys: a hold of three keys under the prefix counts three times."""
+    waiters: int | None = None
+    """Waited-for keys, counted likewise."""
+
+    @property
+    def name(self) -> str:
+        return self.prefix if self.prefix is not None else f"owner {self.owner}"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What the machine tolerates before it answers `limit_reached` (or `bad_request` for a single value out of range)."""
@@ -48,7 +80,7 @@ class Limits:
     sessions_max: int = 200_000
     """About 0.5 KiB each."""
     keys_held_max: int = 1_000_000
-    """Held keys plus the keys that waiters ask for, so that no grant can exceed it. Under 1 KiB each."""
+    """Held and closed keys plus the keys that waiters ask for, so that no grant can exceed it. Under 1 KiB each."""
     waiters_max: int = 100_000
     """Over all keys. Each is a caller that somewhere keeps a connection open."""
     waiters_per_key_max: int = 10_000
@@ -61,3 +93,17 @@ class Limits:
     """Ended holds by token, so that a repeated release is answered as the first one was."""
     ended_sessions_max: int = 200_000
     """Ended session ids, so that a late request learns `session_expired` and the id is not opened again."""
+    done_max: int = 100_000
+    """Keys whose work is remembered as done. At the limit `complete` is refused: a result is never forgotten early."""
+    done_bytes_max: int = 64 * 1024 * 1024
+    """Results in UTF-8, over all of them."""
+    checkpoints_max: int = 100_000
+    """Keys that carry a checkpoint."""
+    checkpoint_bytes_max: int = 64 * 1024 * 1024
+    """Checkpoints in UTF-8, over all keys."""
+    trail_blocks_max: int = 256
+    """Blocks of 256 records: the last 65,000 things that happened, unless their keys are long."""
+    trail_bytes_max: int = 32 * 1024 * 1024
+    """All blocks together; the oldest are dropped."""
+    quotas: tuple[Quota, ...] = ()
+    """Checked in this order; the first that is exhausted is named in the refusal."""

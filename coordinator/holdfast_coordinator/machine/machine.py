@@ -7,7 +7,8 @@ Rule: pure and total. No clock, no randomness, no I/O; nothing raises; time is w
 3. **Renewals**, in order: every live renewal whose session exists now, that is, had not ended before this entry. Time may have
    passed its deadline in step 1; the renewal saves it. A renewal of a session that does not exist (yet) stays in its place.
 4. **Newer boots.** Nameless waiters of a node's older boots are withdrawn, before an expiry could grant to one.
-5. **Expiries** of sessions and waits, by deadline, then id. After step 3, whoever is past the deadline ends in this entry.
+5. **Expiries** of sessions, waits and closures, by deadline, then id. After step 3, whatever is past its deadline ends in this
+   entry; so does a closure that an expiry of this step made, if it is that short.
 6. **Everything else**, in order.
 
 A renewal therefore acts before operations that stand ahead of it in the entry, also from its own node. That is safe: entries
@@ -26,25 +27,31 @@ from heapq import nsmallest
 from itertools import islice
 from typing import Any, Final
 
-from . import rules, snapshot
+from . import holder_rules, operator_rules, rules, snapshot, views
+from .closed_views import closed_view
 from .limits import ELAPSED_MS_MAX, Limits
 from .operations import (
     Acquire,
     Barrier,
     Cancel,
+    Checkpoint,
     CloseSession,
+    Complete,
     Entry,
+    ForceRelease,
     Malformed,
     OpenSession,
     Operation,
     Origin,
     Release,
     RenewSession,
+    Resolve,
     Withdraw,
 )
-from .outcomes import LockView, Outcome, WaiterView
-from .state import Out, State
-from .table import holders
+from .outcomes import ClosedBy, ClosedView, Explanation, LockView, Outcome
+from .state import Closure, Out, State
+from .table import holds_on
+from .trail import Trail
 
 HANDLERS: Final[dict[type, Callable[[State, Origin, Any, Out], None]]] = {
     OpenSession: rules.open_session,
@@ -52,6 +59,10 @@ HANDLERS: Final[dict[type, Callable[[State, Origin, Any, Out], None]]] = {
     CloseSession: rules.close_session,
     Acquire: rules.acquire,
     Release: rules.release,
+    Complete: holder_rules.complete,
+    Checkpoint: holder_rules.checkpoint,
+    ForceRelease: operator_rules.force_release,
+    Resolve: operator_rules.resolve,
     Cancel: rules.cancel,
     Withdraw: rules.withdraw,
     Barrier: rules.barrier,
@@ -68,6 +79,11 @@ class Counts:
     keys: int
     """Keys that are held."""
     waiters: int
+    delayed: int
+    in_doubt: int
+    done: int
+    """Closed keys, by what closes them."""
+    checkpoints: int
     previous: int
     ended_sessions: int
     last_token: int
@@ -78,6 +94,10 @@ class Counts:
     """Holds that ended because their session expired."""
     sessions_expired_total: int
     wait_timeouts_total: int
+    forced_total: int
+    deadlocks_total: int
+    revision: int
+    """Of the last record of the trail."""
 
 
 class Machine:
@@ -92,11 +112,12 @@ class Machine:
         rest = self._admit_and_renew(entry, out)
         deadlines = state.deadlines
         now_ms = state.cluster_time_ms
-        while (record := deadlines.pop_due(now_ms, state.sessions, state.waiters)) is not None:
+        living = (state.sessions, state.waiters, state.closures)
+        while (record := deadlines.pop_due(now_ms, *living)) is not None:
             rules.expire(state, record, out)
         for origin, operation in rest:
             HANDLERS[type(operation)](state, origin, operation, out)
-        deadlines.sweep(state.sessions, state.waiters)
+        deadlines.sweep(*living)
         return out
 
     def _advance_time(self, entry: Entry) -> None:
@@ -105,6 +126,7 @@ class Machine:
         if entry.term == state.last_term:
             state.cluster_time_ms += min(max(entry.elapsed_ms, 0), ELAPSED_MS_MAX)
         state.last_term = entry.term
+        state.wall_ms = entry.wall_ms
 
     def _admit_and_renew(self, entry: Entry, out: Out) -> list[tuple[Origin, Operation]]:
         """Steps 2 to 4 of the order; returns the operations of step 6."""
@@ -138,24 +160,17 @@ class Machine:
 
     @property
     def has_deadlines(self) -> bool:
-        """Whether time must go on: every session has a lease, or a waiter with a deadline."""
-        return bool(self.state.sessions)
+        """Whether time must go on: every session has a lease, or a waiter with a deadline; some closures have one."""
+        closed = self.state.tally.closed
+        return bool(self.state.sessions) or closed["delay"] > 0 or closed["done"] > 0
+
+    @property
+    def trail(self) -> Trail:
+        return self.state.trail
 
     def lock(self, key: str) -> LockView:
         """One key as others may see it; without holders and waiters when it is not in use."""
-        state = self.state
-        now_ms = state.cluster_time_ms
-        waiters = tuple(
-            WaiterView(
-                waiter.session,
-                waiter.owner,
-                waiter.keys,
-                "exclusive",
-                max(0, waiter.deadline_ms - now_ms),
-            )
-            for waiter in state.queues.get(key, {}).values()
-        )
-        return LockView(key, holders(state, (key,)), waiters)
+        return views.lock_view(self.state, key)
 
     def locks(
         self, prefix: str, after: str | None, limit: int
@@ -165,20 +180,38 @@ class Machine:
         Looks at every key in use: this is for people and dashboards, not for the path of a payment.
         """
         state = self.state
-        limit = max(1, limit)
-        in_use = [key for key in state.holds_by_key if key.startswith(prefix)]
-        in_use += [
-            key for key in state.queues if key not in state.holds_by_key and key.startswith(prefix)
+        in_use = [
+            key
+            for key, stands in state.standing.items()
+            if key.startswith(prefix) and not isinstance(stands, Closure)
         ]
-        if after is not None:
-            in_use = [key for key in in_use if key > after]
-        page = nsmallest(limit, in_use)  # code points sort as their UTF-8 bytes do
-        following = page[-1] if len(in_use) > limit else None
+        in_use += [
+            key
+            for key in state.queues
+            if key.startswith(prefix) and isinstance(state.standing.get(key), Closure | None)
+        ]
+        page, following = _page(in_use, after, limit)
         return [self.lock(key) for key in page], following
 
+    def closures(
+        self, prefix: str, by: ClosedBy | None, after: str | None, limit: int
+    ) -> tuple[list[ClosedView], str | None]:
+        """A page of closed keys (`by` None: whatever closes them), as `locks`."""
+        closures = self.state.closures
+        found = [
+            key
+            for key, closure in closures.items()
+            if key.startswith(prefix) and by in (None, closure.by)
+        ]
+        page, following = _page(found, after, limit)
+        return [closed_view(self.state, closures[key]) for key in page], following
+
+    def explain(self, key: str) -> Explanation:
+        """One key, who waits for whom, and how long its grants have taken. Reads the whole trail: for people."""
+        return views.explanation(self.state, key)
+
     def is_current(self, key: str, token: int) -> bool:
-        hold = self.state.holds_by_key.get(key)
-        return hold is not None and hold.token == token
+        return any(hold.token == token for hold in holds_on(self.state, key))
 
     def last_sequence(self, node: str, boot: int) -> int:
         """The last operation of this boot of the node that took part; 0: none."""
@@ -211,8 +244,12 @@ class Machine:
         return Counts(
             sessions=len(state.sessions),
             holds=len(state.holds),
-            keys=len(state.holds_by_key),
+            keys=len(state.standing) - len(state.closures),
             waiters=len(state.waiters),
+            delayed=state.tally.closed["delay"],
+            in_doubt=state.tally.closed["in_doubt"],
+            done=state.tally.closed["done"],
+            checkpoints=len(state.checkpoints),
             previous=len(state.history.previous),
             ended_sessions=len(state.history.ended_sessions),
             last_token=state.last_token,
@@ -222,6 +259,9 @@ class Machine:
             expired_total=totals.expired_holds,
             sessions_expired_total=totals.expired_sessions,
             wait_timeouts_total=totals.wait_timeouts,
+            forced_total=totals.forced_holds,
+            deadlocks_total=totals.deadlocks,
+            revision=state.trail.last_revision,
         )
 
     # --- the whole state ----------------------------------------------------------------------------------------------
@@ -250,3 +290,12 @@ class Machine:
         machine = cls(limits)
         machine.state = yield from snapshot.decode_state(data, limits)
         return machine
+
+
+def _page(keys: list[str], after: str | None, limit: int) -> tuple[list[str], str | None]:
+    """The first `limit` keys past `after`, and where the list goes on. Code points sort as their UTF-8 bytes do."""
+    limit = max(1, limit)
+    if after is not None:
+        keys = [key for key in keys if key > after]
+    page = nsmallest(limit, keys)
+    return page, page[-1] if len(keys) > limit else None

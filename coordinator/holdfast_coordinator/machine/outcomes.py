@@ -4,21 +4,25 @@ an acquire that waits gets `Queued` first and its final outcome when the wait en
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Ended = Literal["released", "completed", "expired", "forced"]
 """The first two by the holder's own will: a clean end. The others: work may be half done."""
+
+UNCLEAN: Final[frozenset[Ended]] = frozenset({"expired", "forced"})
 
 ClosedBy = Literal["delay", "in_doubt", "done"]
 
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """The last hold of a key before this one. `floor`: the token that its forced end took, for the resource to know."""
+    """The last hold of a key before this one. `floor`: the token that its forced end took, for the resource to know.
+    `resolved`: it ended uncleanly, and an operator has looked into it."""
 
     token: int
     ended: Ended
     floor: int | None = None
+    resolved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +47,14 @@ class ClosedView:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """One step of a circle: `session` waits in `context` for `key`, which the next one holds under `token`."""
+    """One step of a circle: `session` waits in `context` for `key`, which the next one holds under `token`; None: the next one
+    stands before it in the queue of `key`."""
 
     session: str
     context: str | None
     owner: str | None
     key: str
-    token: int
+    token: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,38 @@ class LockView:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocker:
+    """A hold that must end before a waiter is granted, and the key on which it stands in the way."""
+
+    key: str
+    token: int
+    session: str
+    owner: str | None
+    context: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """Over the grants of a key that the trail still has: the median (the lower one) and the longest, in milliseconds."""
+
+    count: int
+    median_ms: int
+    longest_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`blockers`: for each waiter of `lock`, in its order. `waited`, `held`: how long grants took to come, and lasted; counted
+    from revision `since` of the trail."""
+
+    lock: LockView
+    blockers: tuple[tuple[Blocker, ...], ...]
+    waited: Durations
+    held: Durations
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
 class SessionOpened:
     session: str
     ttl_ms: int
@@ -128,6 +165,7 @@ class Granted:
     previous: tuple[Previous | None, ...]
     previous_horizon: int
     checkpoints: tuple[Note | None, ...] = ()
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from holdfast.wire import Code
 
-from .outcomes import Ended, Holder, Refused
+from .outcomes import Blocked, ClosedView, Ended, Holder, Refused
 
 
 def bad_request(field: str, detail: str) -> Refused:
@@ -28,6 +28,25 @@ def held(holders: tuple[Holder, ...], queue_length: int) -> Refused:
     )
 
 
+def closed(view: ClosedView) -> Refused:
+    """Nobody holds the key, and it is not granted. The three ways of being closed are three codes: what to do differs."""
+    match view.by:
+        case "delay":
+            detail = (
+                f"the key stays closed for a while: its last hold ended uncleanly ({view.ended})"
+            )
+            return Refused(Code.CLOSED, detail, closed=view)
+        case "in_doubt":
+            detail = f"the last hold of the key ended uncleanly ({view.ended}); look into it, then resolve it"
+            return Refused(Code.IN_DOUBT, detail, closed=view)
+        case "done":
+            return Refused(Code.ALREADY_DONE, "this work was completed", closed=view)
+
+
+def deadlock(cycle: tuple[Blocked, ...]) -> Refused:
+    return Refused(Code.DEADLOCK, "waiting for this would close a circle of waits", cycle=cycle)
+
+
 def not_held(ended: Ended | None) -> Refused:
     if ended is None:
         return Refused(Code.NOT_HELD, "this session holds nothing under this token")
@@ -35,7 +54,7 @@ def not_held(ended: Ended | None) -> Refused:
 
 
 def session_ended(ended: Ended) -> Refused:
-    how = "was closed" if ended == "released" else "has expired"
+    how = {"expired": "has expired", "forced": "was ended by an operator"}.get(ended, "was closed")
     return Refused(Code.SESSION_EXPIRED, f"the session {how}; all it held has ended", ended=ended)
 
 

@@ -13,12 +13,12 @@ from .operations import Acquire, Origin
 from .outcomes import Detached, Granted, Queued, Refused
 from .refusals import conflict, not_held, too_many, wait_ended
 from .state import Fingerprint, Out, Request, RequestBook, RequestId, Session, State, Waiter
-from .table import dequeue, position_of, promote, remaining_of
+from .table import dequeue, fence_of, position_of, promote, remaining_of
 
 
 def fingerprint_of(operation: Acquire) -> Fingerprint:
     """The body without `wait_ms` and `settled`, which may differ from one ask to the next."""
-    return (operation.keys, operation.ttl_ms, operation.owner, operation.context)
+    return (operation.keys, operation.ttl_ms, operation.owner, operation.context, operation.terms)
 
 
 def remember(session: Session, request_id: RequestId, request: Request) -> None:
@@ -91,13 +91,15 @@ def repeat(
             return
         granted = Granted(
             hold.token,
-            hold.token,
+            fence_of(state, hold),
             hold.keys,
-            "exclusive",
+            hold.terms.mode,
             session.id,
             remaining_of(state, session),
             request.previous,
             request.previous_horizon,
+            request.checkpoints,
+            hold.terms.limit,
         )
         out.append((origin, granted))
     elif request.refused is not None:

@@ -6,6 +6,9 @@ raises. The order in which these functions are called within an entry is decided
 
 from __future__ import annotations
 
+from . import quotas
+from .blocking import find_circle
+from .closed_views import closed_view, unclean_view
 from .operations import (
     Acquire,
     Barrier,
@@ -19,6 +22,7 @@ from .operations import (
     Withdraw,
 )
 from .outcomes import (
+    UNCLEAN,
     Cancelled,
     Closed,
     Ended,
@@ -32,7 +36,9 @@ from .outcomes import (
 )
 from .refusals import (
     bad_request,
+    closed,
     conflict,
+    deadlock,
     held,
     no_such_session,
     not_held,
@@ -41,17 +47,22 @@ from .refusals import (
     wait_ended,
 )
 from .requests import fingerprint_of, forget, is_settled, no_room, remember, repeat, settle
-from .state import Out, Request, Session, State, Waiter
+from .state import Closure, Hold, Out, Request, Session, State, Waiter
 from .table import (
+    close_key,
     dequeue,
     end_hold,
     enqueue,
     grant,
     holders,
-    is_free,
+    is_open,
+    limit_in_use,
     no_token_left,
+    open_key,
     promote,
+    refuse_waiter,
     remaining_of,
+    unclean_key,
 )
 from .validation import check_acquire, check_cancel, check_new_session, check_open
 
@@ -63,6 +74,8 @@ def open_session(state: State, origin: Origin, operation: OpenSession, out: Out)
     session = state.sessions.get(operation.session)
     if refusal is None and session is None:
         refusal = _no_new_session(state, operation.session)
+        if refusal is None and state.limits.quotas:
+            refusal = quotas.no_more_sessions(state, operation.owner)
     elif refusal is None and session is not None and session.implicit:
         refusal = conflict("session", "this id belongs to an implicit session")
     elif refusal is None and session is not None and session.ttl_ms != operation.ttl_ms:
@@ -76,6 +89,8 @@ def open_session(state: State, origin: Origin, operation: OpenSession, out: Out)
         session = Session(operation.session, operation.ttl_ms, operation.owner, False, deadline_ms)
         state.sessions[session.id] = session
         state.deadlines.add_session(session)
+        if state.limits.quotas:
+            quotas.count_session(state, session, 1)
     opened = SessionOpened(session.id, session.ttl_ms, remaining_of(state, session), created)
     out.append((origin, opened))
 
@@ -88,7 +103,7 @@ def renew_session(state: State, origin: Origin, operation: RenewSession, out: Ou
         return
     if session.deadline_ms is not None:
         session.deadline_ms = state.cluster_time_ms + session.ttl_ms
-    out.append((origin, Renewed(session.ttl_ms)))
+    out.append((origin, Renewed(session.ttl_ms, tuple(session.forced or ()))))
 
 
 def close_session(state: State, origin: Origin, operation: CloseSession, out: Out) -> None:
@@ -112,13 +127,31 @@ def end_session(state: State, session: Session, ended: Ended, out: Out) -> None:
         out.append((waiter.attachment, session_ended(ended)))
     for hold in list(session.holds.values()):
         end_hold(state, session, hold, ended)
-        changed.update(dict.fromkeys(hold.keys))
-    _remove_session(state, session, ended)
+        changed.update(close_after(state, hold, ended, out))
+    remove_session(state, session, ended)
     promote(state, changed, out)
 
 
-def _remove_session(state: State, session: Session, ended: Ended) -> None:
+def close_after(state: State, hold: Hold, ended: Ended, out: Out) -> dict[str, None]:
+    """What the holder wanted to become of its keys after such an end. Returns the keys to promote."""
+    changed = dict.fromkeys(hold.keys)
+    terms = hold.terms
+    if ended not in UNCLEAN or terms.on_unclean == "grant":
+        return changed
+    for key in hold.keys:
+        if terms.on_unclean == "delay":
+            deadline_ms = state.cluster_time_ms + terms.delay_ms
+            closure = Closure(key, "delay", hold.token, ended, deadline_ms)
+        else:
+            closure = Closure(key, "in_doubt", hold.token, ended, None)
+        changed.update(close_key(state, closure, out))
+    return changed
+
+
+def remove_session(state: State, session: Session, ended: Ended) -> None:
     del state.sessions[session.id]
+    if state.limits.quotas:
+        quotas.count_session(state, session, -1)
     state.history.session_ended(session.id, ended, state.limits.ended_sessions_max)
 
 
@@ -195,40 +228,77 @@ def _decide(
     state: State, origin: Origin, operation: Acquire, session: Session | None, out: Out
 ) -> Refused | None:
     """Grant or queue, or say why not."""
-    keys = operation.keys
-    free = is_free(state, keys)
-    if not free and operation.wait_ms == 0:
-        waiting = max(len(state.queues.get(key, ())) for key in keys)
-        return held(holders(state, keys), waiting)
-    refusal = _no_capacity(state, keys, free)
+    keys, terms = operation.keys, operation.terms
+    owner = operation.owner
+    if owner is None and session is not None:
+        owner = session.owner
+    may_have = is_open(state, keys, terms)
+    if not may_have:
+        refusal = _not_to_be_had(state, operation, session, owner)
+    elif terms.require_clean and (key := unclean_key(state, keys)) is not None:
+        refusal = closed(unclean_view(state, key))
+    else:
+        refusal = None
+    refusal = refusal or _no_capacity(state, keys, owner, may_have)
     if refusal is not None:
         return refusal
     if session is None:  # implicit: check_acquire and _session_unfit saw to it that ttl_ms is set
         session = Session(operation.session, operation.ttl_ms or 0, operation.owner, True, None)
         state.sessions[session.id] = session
-    owner = operation.owner if operation.owner is not None else session.owner
     request_id = operation.request_id
-    if free:
-        hold, granted = grant(state, session, keys, owner)
+    if may_have:
+        hold, granted = grant(state, session, operation, owner, 0)
         out.append((origin, granted))
         if request_id is not None:
-            request = Request(fingerprint_of(operation), hold=hold, previous=granted.previous)
-            request.previous_horizon = granted.previous_horizon
+            request = Request(fingerprint_of(operation))
+            request.remember_grant(hold, granted)
             remember(session, request_id, request)
         return None
-    deadline_ms = state.cluster_time_ms + operation.wait_ms
-    waiter, position = enqueue(state, session, keys, owner, request_id, origin, deadline_ms)
+    waiter, position = enqueue(state, session, operation, owner, origin)
     out.append((origin, Queued(position)))
     if request_id is not None:
         remember(session, request_id, Request(fingerprint_of(operation), waiter=waiter))
     return None
 
 
-def _no_capacity(state: State, keys: tuple[str, ...], free: bool) -> Refused | None:
+def _not_to_be_had(
+    state: State, operation: Acquire, session: Session | None, owner: str | None
+) -> Refused | None:
+    """Why a request whose keys are not open is refused now; None if it may wait."""
+    keys, terms = operation.keys, operation.terms
+    delay: Closure | None = None
+    for key in keys:
+        closure = state.closures.get(key)
+        if closure is not None and closure.by != "delay":
+            return closed(closed_view(state, closure))
+        delay = delay or closure
+        is_in_use, limit = limit_in_use(state, key)
+        if is_in_use and limit != terms.limit:
+            return conflict(
+                "limit", f"the limit of this key is {limit or 'none'} while it is in use"
+            )
+    if operation.wait_ms == 0:
+        found = holders(state, keys)
+        if delay is not None and not found:
+            return closed(closed_view(state, delay))
+        return held(found, max(len(state.queues.get(key, ())) for key in keys))
+    if session is not None and (circle := find_circle(state, session, operation, owner)):
+        state.totals.deadlocks += 1
+        return deadlock(circle)
+    return None
+
+
+def _no_capacity(
+    state: State, keys: tuple[str, ...], owner: str | None, may_have: bool
+) -> Refused | None:
     limits = state.limits
-    if len(state.holds_by_key) + state.keys_waited + len(keys) > limits.keys_held_max:
+    if len(state.standing) + state.tally.keys_waited + len(keys) > limits.keys_held_max:
         return too_many("keys_held_max", limits.keys_held_max, "keys held or waited for")
-    if free:
+    if limits.quotas:
+        refusal = quotas.no_more_keys(state, keys, owner, waiting=not may_have)
+        if refusal is not None:
+            return refusal
+    if may_have:
         return no_token_left(state)
     if len(state.waiters) >= limits.waiters_max:
         return too_many("waiters_max", limits.waiters_max, "waiters")
@@ -253,14 +323,22 @@ def release(state: State, origin: Origin, operation: Release, out: Out) -> None:
     elif ended == "released":
         out.append((origin, Released(token)))
     else:
+        _let_go_of_forced(state, operation.session, token)
         out.append((origin, not_held(ended)))
+
+
+def _let_go_of_forced(state: State, session_id: str, token: int) -> None:
+    """The client knows now that an operator ended this hold: it need not be told again."""
+    session = state.sessions.get(session_id)
+    if session is not None and session.forced is not None and token in session.forced:
+        session.forced.remove(token)
 
 
 def _release_hold(state: State, session: Session, token: int, out: Out) -> None:
     hold = session.holds[token]
     end_hold(state, session, hold, "released")
     if session.implicit:
-        _remove_session(state, session, "released")
+        remove_session(state, session, "released")
     promote(state, hold.keys, out)
 
 
@@ -286,7 +364,7 @@ def cancel(state: State, origin: Origin, operation: Cancel, out: Out) -> None:
         out.append((waiter.attachment, request.refused))
         dequeue(state, waiter)
         if session.implicit:
-            _remove_session(state, session, "released")
+            remove_session(state, session, "released")
         promote(state, waiter.keys, out)
     elif request.hold is not None and request.hold.ended is None:
         out.append((origin, Cancelled(request.hold.token)))
@@ -341,20 +419,19 @@ def malformed(_state: State, origin: Origin, operation: Malformed, out: Out) -> 
     out.append((origin, bad_request("operation", operation.reason)))
 
 
-def expire(state: State, record: Session | Waiter, out: Out) -> None:
-    """End what is past its deadline: a session with everything it has, or a single wait."""
+def expire(state: State, record: Session | Waiter | Closure, out: Out) -> None:
+    """End what is past its deadline: a session with everything it has, a single wait, or the closing of a key."""
     if isinstance(record, Session):
         state.totals.expired_sessions += 1
         end_session(state, record, "expired", out)
-        return
-    state.totals.wait_timeouts += 1
-    session = state.sessions[record.session]
-    refusal = wait_ended("waited in vain")
-    dequeue(state, record)
-    if session.implicit:
-        del state.sessions[session.id]
-    elif record.request_id is not None and session.requests is not None:
-        request = session.requests.by_id[record.request_id]
-        request.waiter, request.refused = None, refusal
-    out.append((record.attachment, refusal))
-    promote(state, record.keys, out)
+    elif isinstance(record, Waiter):
+        state.totals.wait_timeouts += 1
+        refuse_waiter(state, record, wait_ended("waited in vain"), out)
+        promote(state, record.keys, out)
+    else:
+        open_key(state, record)
+        if record.by == "done":
+            now_ms = state.cluster_time_ms
+            told = ("forgotten", now_ms, state.wall_ms, record.token, (record.key,))
+            state.trail.append(told, 1)
+        promote(state, (record.key,), out)

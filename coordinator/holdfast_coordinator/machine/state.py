@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from .deadlines import Deadlines
 from .history import History
 from .limits import Limits
-from .operations import Origin
+from .operations import Origin, Terms
 from .origins import OriginBook
-from .outcomes import Ended, Outcome, Previous, Refused
+from .outcomes import ClosedBy, Ended, Granted, Note, Outcome, Previous, Refused
+from .trail import Trail
 
 Out = list[tuple[Origin, Outcome]]
-Fingerprint = tuple[tuple[str, ...], int | None, str | None, str | None]
+Fingerprint = tuple[tuple[str, ...], int | None, str | None, str | None, Terms]
 RequestId = int | str
 
 
@@ -29,7 +30,32 @@ class Hold:
     session: str
     keys: tuple[str, ...]
     owner: str | None
+    terms: Terms
+    context: str | None
+    granted_ms: int
     ended: Ended | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Phase:
+    """The shared holds that stand on a key at once, by token. `fence` is the token that opened it; `limit` belongs to the key."""
+
+    fence: int
+    limit: int | None
+    holds: dict[int, Hold] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Closure:
+    """A key that nobody holds and that is not granted. `deadline_ms` None: until it is resolved."""
+
+    key: str
+    by: ClosedBy
+    token: int
+    ended: Ended
+    deadline_ms: int | None
+    result: str | None = None
+    scheduled_ms: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -40,8 +66,11 @@ class Waiter:
     session: str
     keys: tuple[str, ...]
     owner: str | None
+    terms: Terms
+    context: str | None
     request_id: RequestId | None
     attachment: Origin
+    since_ms: int
     deadline_ms: int
     scheduled_ms: int = 0
 
@@ -59,6 +88,13 @@ class Request:
     refused: Refused | None = None
     previous: tuple[Previous | None, ...] = ()
     previous_horizon: int = 0
+    checkpoints: tuple[Note | None, ...] = ()
+
+    def remember_grant(self, hold: Hold, granted: Granted) -> None:
+        """What a repeat has to be told again and can no longer be looked up."""
+        self.hold = hold
+        self.previous, self.previous_horizon = granted.previous, granted.previous_horizon
+        self.checkpoints = granted.checkpoints
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +110,8 @@ class RequestBook:
 class Session:
     """`deadline_ms` None: an implicit session that still waits; its lease starts at the grant.
 
-    `waiters` and `requests` are made on first use: most sessions of a plain HTTP caller never need them.
+    `waiters`, `requests` and the rest are made on first use: most sessions of a plain HTTP caller never need them.
+    `tasks` counts the holds by context; `forced` are the tokens of holds that an operator ended, until the client lets go of them.
     """
 
     id: str
@@ -86,6 +123,8 @@ class Session:
     holds: dict[int, Hold] = field(default_factory=dict)
     waiters: dict[int, Waiter] | None = None
     requests: RequestBook | None = None
+    tasks: dict[str, int] | None = None
+    forced: list[int] | None = None
 
 
 Queue = OrderedDict[int, Waiter]
@@ -101,19 +140,41 @@ class Totals:
     expired_holds: int = 0
     expired_sessions: int = 0
     wait_timeouts: int = 0
+    forced_holds: int = 0
+    deadlocks: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Tally:
+    """How much there is of what has a bound of its own; each can be counted again from the records."""
+
+    keys_waited: int = 0
+    waiters_of_several: int = 0
+    closed: dict[ClosedBy, int] = field(
+        default_factory=lambda: {"delay": 0, "in_doubt": 0, "done": 0}
+    )
+    done_bytes: int = 0
+    checkpoint_bytes: int = 0
+    quota_sessions: list[int] = field(default_factory=list)
+    quota_holds: list[int] = field(default_factory=list)
+    quota_waiters: list[int] = field(default_factory=list)
 
 
 class State:
-    """All of it. Equal logs make equal states; `snapshot.py` writes exactly this."""
+    """All of it. Equal logs make equal states; `snapshot.py` writes exactly this.
+
+    `standing` is what stands on each key that is not free: one exclusive hold, or a phase of shared ones, or a closure.
+    """
 
     __slots__ = (
         "attachments",
+        "checkpoints",
+        "closures",
         "cluster_time_ms",
         "deadlines",
+        "done",
         "history",
         "holds",
-        "holds_by_key",
-        "keys_waited",
         "last_term",
         "last_token",
         "limits",
@@ -121,8 +182,12 @@ class State:
         "origins",
         "queues",
         "sessions",
+        "standing",
+        "tally",
         "totals",
+        "trail",
         "waiters",
+        "wall_ms",
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -131,10 +196,13 @@ class State:
         self.last_term: int | None = None
         self.last_token = 0
         self.next_waiter = 1
-        self.keys_waited = 0
+        self.wall_ms = 0
         self.sessions: dict[str, Session] = {}
         self.holds: dict[int, Hold] = {}
-        self.holds_by_key: dict[str, Hold] = {}
+        self.standing: dict[str, Hold | Phase | Closure] = {}
+        self.closures: dict[str, Closure] = {}
+        self.done: dict[int, Closure] = {}  # of the first key of each completed hold, by its token
+        self.checkpoints: dict[str, Note] = {}
         self.queues: dict[str, Queue] = {}
         self.waiters: dict[int, Waiter] = {}
         self.attachments: dict[Origin, Waiter] = {}
@@ -142,3 +210,8 @@ class State:
         self.history = History()
         self.origins = OriginBook()
         self.totals = Totals()
+        self.trail = Trail(limits.trail_blocks_max, limits.trail_bytes_max)
+        count = len(limits.quotas)
+        self.tally = Tally(
+            quota_sessions=[0] * count, quota_holds=[0] * count, quota_waiters=[0] * count
+        )

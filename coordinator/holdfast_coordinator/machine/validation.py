@@ -12,7 +12,17 @@ from typing import Final
 from holdfast import wire
 
 from .limits import KEY_CHARS_SURELY_SHORT, Limits
-from .operations import Acquire, Cancel, OpenSession
+from .operations import (
+    PLAIN,
+    Acquire,
+    Cancel,
+    Checkpoint,
+    Complete,
+    ForceRelease,
+    OpenSession,
+    Resolve,
+    Terms,
+)
 from .outcomes import Refused
 from .refusals import bad_request
 
@@ -43,9 +53,55 @@ def check_acquire(operation: Acquire, limits: Limits) -> Refused | None:
         return refusal
     if operation.settled is not None and not 0 <= operation.settled <= wire.INTEGER_MAX:
         return bad_request("settled", f"0 to {wire.INTEGER_MAX}, not {operation.settled}")
+    if operation.terms is not PLAIN and (refusal := _check_terms(operation.terms)):
+        return refusal
     return _check_text("owner", operation.owner, wire.OWNER_BYTES_MAX) or _check_text(
         "context", operation.context, wire.CONTEXT_BYTES_MAX
     )
+
+
+def _check_terms(terms: Terms) -> Refused | None:
+    if terms.limit is not None:
+        if terms.mode != "shared":
+            return bad_request("limit", "goes with mode shared: a semaphore of so many permits")
+        if not 1 <= terms.limit <= wire.LIMIT_MAX:
+            return bad_request("limit", f"1 to {wire.LIMIT_MAX}, not {terms.limit}")
+    if terms.on_unclean != "grant" and terms.mode != "exclusive":
+        return bad_request(
+            "on_unclean", "goes with mode exclusive: shared holds leave nothing half done"
+        )
+    if terms.on_unclean == "delay":
+        if not 1 <= terms.delay_ms <= wire.DELAY_MS_MAX:
+            return bad_request("delay_ms", f"1 to {wire.DELAY_MS_MAX} ms, not {terms.delay_ms}")
+    elif terms.delay_ms != 0:
+        return bad_request("delay_ms", "goes with on_unclean delay")
+    return None
+
+
+def check_complete(operation: Complete) -> Refused | None:
+    if not wire.RETAIN_MS_MIN <= operation.retain_ms <= wire.RETAIN_MS_MAX:
+        bounds = f"{wire.RETAIN_MS_MIN} to {wire.RETAIN_MS_MAX} ms"
+        return bad_request("retain_ms", f"{bounds}, not {operation.retain_ms}")
+    return _check_value("result", operation.result, wire.RESULT_BYTES_MAX)
+
+
+def check_checkpoint(operation: Checkpoint) -> Refused | None:
+    return _check_value("value", operation.value, wire.CHECKPOINT_BYTES_MAX)
+
+
+def check_intervention(operation: ForceRelease | Resolve) -> Refused | None:
+    """Who did it and why goes into the trail, so neither may be missing."""
+    if refusal := check_key(operation.key):
+        return refusal
+    for field, text, maximum in (
+        ("reason", operation.reason, wire.REASON_BYTES_MAX),
+        ("operator", operation.operator, wire.OPERATOR_BYTES_MAX),
+    ):
+        if not text:
+            return bad_request(field, "is empty; it goes into the history")
+        if refusal := _check_text(field, text, maximum):
+            return refusal
+    return None
 
 
 def check_cancel(operation: Cancel) -> Refused | None:
@@ -85,6 +141,15 @@ def _check_text(field: str, text: str | None, bytes_max: int) -> Refused | None:
     if len(text) > bytes_max // 4 and len(text.encode()) > bytes_max:
         return bad_request(field, f"longer than {bytes_max} bytes")
     return None
+
+
+def _check_value(field: str, text: str, bytes_max: int) -> Refused | None:
+    """A value is the caller's own and may have line breaks; lone surrogates cannot be carried in UTF-8."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return bad_request(field, "is not UTF-8")
+    return bad_request(field, f"longer than {bytes_max} bytes") if size > bytes_max else None
 
 
 def _check_request_id(request_id: int | str) -> Refused | None:
