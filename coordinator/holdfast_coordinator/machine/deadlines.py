@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from .limits import DEADLINES_SLACK
 
 if TYPE_CHECKING:
-    from .state import Closure, Session, Waiter
+    from .state import Closure, Session, State, Waiter
 
 SESSION: Final = 0
 WAIT: Final = 1
@@ -42,24 +42,19 @@ class Deadlines:
             closure.scheduled_ms = closure.deadline_ms
             heappush(self.heap, (closure.deadline_ms, CLOSURE, closure.key))
 
-    def pop_due(
-        self,
-        now_ms: int,
-        sessions: dict[str, Session],
-        waiters: dict[int, Waiter],
-        closures: dict[str, Closure],
-    ) -> Session | Waiter | Closure | None:
-        """The next record whose deadline is at or before `now_ms`; the caller ends it. None: nothing is due."""
+    def pop_due(self, state: State) -> Session | Waiter | Closure | None:
+        """The next record whose deadline is at or before the cluster time; the caller ends it. None: nothing is due."""
         heap = self.heap
+        now_ms = state.cluster_time_ms
         while heap and heap[0][0] <= now_ms:
             scheduled_ms, kind, name = heappop(heap)
             record: Session | Waiter | Closure | None
             if isinstance(name, int):
-                record = waiters.get(name)
+                record = state.waiters.get(name)
             elif kind == SESSION:
-                record = sessions.get(name)
+                record = state.sessions.get(name)
             else:
-                record = closures.get(name)
+                record = state.closures.get(name)
             if record is None or record.scheduled_ms != scheduled_ms:
                 continue
             if record.deadline_ms is not None and record.deadline_ms > scheduled_ms:
@@ -69,13 +64,9 @@ class Deadlines:
             return record
         return None
 
-    def sweep(
-        self,
-        sessions: dict[str, Session],
-        waiters: dict[int, Waiter],
-        closures: dict[str, Closure],
-    ) -> None:
+    def sweep(self, state: State) -> None:
         """Rebuild the heap when left-overs dominate it. Changes no order: items are totally ordered."""
+        sessions, waiters, closures = state.sessions, state.waiters, state.closures
         if len(self.heap) <= 2 * (len(sessions) + len(waiters) + len(closures)) + DEADLINES_SLACK:
             return
         self.heap = []

@@ -111,13 +111,11 @@ class Machine:
         self._advance_time(entry)
         rest = self._admit_and_renew(entry, out)
         deadlines = state.deadlines
-        now_ms = state.cluster_time_ms
-        living = (state.sessions, state.waiters, state.closures)
-        while (record := deadlines.pop_due(now_ms, *living)) is not None:
+        while (record := deadlines.pop_due(state)) is not None:
             rules.expire(state, record, out)
         for origin, operation in rest:
             HANDLERS[type(operation)](state, origin, operation, out)
-        deadlines.sweep(*living)
+        deadlines.sweep(state)
         return out
 
     def _advance_time(self, entry: Entry) -> None:

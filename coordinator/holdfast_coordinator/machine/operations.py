@@ -6,14 +6,15 @@ caller waits can find the outcome in its own apply.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
+
+from .values import value
 
 Mode = Literal["exclusive", "shared"]
 OnUnclean = Literal["grant", "delay", "refuse"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Terms:
     """On what terms a hold stands; part of the request, kept by waiter and hold.
 
@@ -42,24 +43,24 @@ class Origin(NamedTuple):
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OpenSession:
     session: str
     ttl_ms: int
     owner: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RenewSession:
     session: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CloseSession:
     session: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Acquire:
     """Ask for holds on all of `keys` or none, on these `terms`. `ttl_ms` set: `session` names an implicit session that is made
     for this request (its lease starts at the grant). `ttl_ms` None: `session` must be open. `request_id` None: the request has
@@ -77,13 +78,13 @@ class Acquire:
     terms: Terms = PLAIN
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Release:
     session: str
     token: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Complete:
     """End the hold and remember `result` as the answer for whoever asks for its keys within `retain_ms`."""
 
@@ -93,7 +94,7 @@ class Complete:
     retain_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Checkpoint:
     """The holder notes how far it has come. The note stays with the keys until a hold of theirs ends cleanly."""
 
@@ -102,7 +103,7 @@ class Checkpoint:
     value: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ForceRelease:
     """An operator ends the holds of `key`. `token` set: only if that one is (or was, by force) the hold of it."""
 
@@ -112,7 +113,7 @@ class ForceRelease:
     operator: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Resolve:
     """An operator opens a key that was closed by the hold of `token`: in doubt, delayed, or done."""
 
@@ -122,7 +123,7 @@ class Resolve:
     operator: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Cancel:
     """The client gives up the acquire of this name: its waiter is removed, its hold (if it was granted) is released."""
 
@@ -130,7 +131,7 @@ class Cancel:
     request_id: int | str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Withdraw:
     """A node says that the caller who asked as `attachment` has gone: removes the waiter that is still attached there, and
     nothing else. The waiter's own origin is told `Withdrawn` too. Its name (if it had one) is free to be asked again."""
@@ -138,12 +139,12 @@ class Withdraw:
     attachment: Origin
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Barrier:
     """Changes nothing; its outcome tells its node that everything acknowledged before is applied (a linearizable read follows)."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Malformed:
     """What the codec makes of an operation that it cannot read; the machine refuses it."""
 
@@ -167,7 +168,7 @@ Operation = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entry:
     """One log entry: a batch, stamped by its leader in the step that appended it."""
 

@@ -3,8 +3,9 @@ an acquire that waits gets `Queued` first and its final outcome when the wait en
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from .values import value
 
 Ended = Literal["released", "completed", "expired", "forced"]
 """The first two by the holder's own will: a clean end. The others: work may be half done."""
@@ -14,7 +15,7 @@ UNCLEAN: Final[frozenset[Ended]] = frozenset({"expired", "forced"})
 ClosedBy = Literal["delay", "in_doubt", "done"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Previous:
     """The last hold of a key before this one. `floor`: the token that its forced end took, for the resource to know.
     `resolved`: it ended uncleanly, and an operator has looked into it."""
@@ -25,7 +26,7 @@ class Previous:
     resolved: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Note:
     """The checkpoint of a key, and the hold that wrote it."""
 
@@ -33,7 +34,7 @@ class Note:
     value: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ClosedView:
     """Why a key that nobody holds is not granted. `remaining_ms` None: until it is resolved. `result`: of a completed hold."""
 
@@ -45,7 +46,7 @@ class ClosedView:
     result: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Blocked:
     """One step of a circle: `session` waits in `context` for `key`, which the next one holds under `token`; None: the next one
     stands before it in the queue of `key`."""
@@ -57,7 +58,7 @@ class Blocked:
     token: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Holder:
     """A hold as others may see it. `session` is a secret: the HTTP layer turns it into a `session_ref`."""
 
@@ -72,7 +73,7 @@ class Holder:
     """Since the grant, in cluster time."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WaiterView:
     session: str
     owner: str | None
@@ -84,7 +85,7 @@ class WaiterView:
     waited_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LockView:
     """`closed`, `checkpoint`, `previous`: None where there is none (remembered)."""
 
@@ -96,7 +97,7 @@ class LockView:
     previous: Previous | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Blocker:
     """A hold that must end before a waiter is granted, and the key on which it stands in the way."""
 
@@ -107,7 +108,7 @@ class Blocker:
     context: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Durations:
     """Over the grants of a key that the trail still has: the median (the lower one) and the longest, in milliseconds."""
 
@@ -116,7 +117,7 @@ class Durations:
     longest_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Explanation:
     """`blockers`: for each waiter of `lock`, in its order. `waited`, `held`: how long grants took to come, and lasted; counted
     from revision `since` of the trail."""
@@ -128,7 +129,7 @@ class Explanation:
     since: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionOpened:
     session: str
     ttl_ms: int
@@ -136,7 +137,7 @@ class SessionOpened:
     created: bool  # False: it was open already, under the same ttl
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Renewed:
     """`forced`: tokens of holds that an operator ended; told again until the client releases them."""
 
@@ -144,12 +145,12 @@ class Renewed:
     forced: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Closed:
     released: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Granted:
     """`previous`: per key in the order of `keys`; None where no earlier hold is remembered. Everything up to
     `previous_horizon` (a token) may have been forgotten. `fence`: of an exclusive hold its token; of a shared one the token that
@@ -168,19 +169,19 @@ class Granted:
     limit: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Queued:
     """Not final. `position` counts from 0, over the longest queue that it stands in."""
 
     position: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Released:
     token: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Completed:
     """`remaining_ms`: for how long the result is still remembered; 0: it has been forgotten since."""
 
@@ -188,12 +189,12 @@ class Completed:
     remaining_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Checkpointed:
     token: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ForceReleased:
     """`floor`: a fresh token, above every one that was ended and below every grant to come: what the resource must know."""
 
@@ -201,21 +202,21 @@ class ForceReleased:
     floor: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Resolved:
     """`resolved` False: nothing closed the key under that token (any more)."""
 
     resolved: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Cancelled:
     """`released`: the token of a hold that the cancel ended, None if there was none."""
 
     released: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Withdrawn:
     """The outcome of a Withdraw, and also the final one of the waiter that it took away: its caller had gone, or its node was
     taken for dead."""
@@ -223,18 +224,18 @@ class Withdrawn:
     removed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Passed:
     """The outcome of a Barrier."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Detached:
     """Final, for the older caller of an acquire that still waits: another caller took the wait over under the same request id.
     The older caller's outcome is unknown to it."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refused:
     """Definite: took no effect and never will. `code` is a wire `Code` value."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from heapq import heappop, heappush
+from typing import Any
 
 from . import quotas
 from .closed_views import closed_view, unclean_view
@@ -197,9 +198,21 @@ def end_hold(
         token, session.id, keys, ended, limits.previous_max, limits.endings_max, floor
     )
     now_ms = state.cluster_time_ms
-    held_ms = now_ms - hold.granted_ms
-    what = (token, keys, hold.owner, hold.context, terms.mode, terms.limit, None, held_ms, ended)
-    state.trail.append(("ended", now_ms, state.wall_ms, *what, *said), len(keys))
+    record: tuple[Any, ...] = (
+        "ended",
+        now_ms,
+        state.wall_ms,
+        token,
+        keys,
+        hold.owner,
+        hold.context,
+        terms.mode,
+        terms.limit,
+        None,
+        now_ms - hold.granted_ms,
+        ended,
+    )
+    state.trail.append(record + said if said else record, len(keys))
 
 
 def _unlink_hold(state: State, session: Session, hold: Hold) -> None:
