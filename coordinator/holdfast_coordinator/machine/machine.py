@@ -229,6 +229,20 @@ class Machine:
         )
         return list(islice(found, limit))
 
+    def knows_request(self, session: str, request_id: int | str) -> bool:
+        """Whether an acquire of this name has come before: what asks again is let through where new requests are not."""
+        record = self.state.sessions.get(session)
+        return (
+            record is not None
+            and record.requests is not None
+            and request_id in record.requests.by_id
+        )
+
+    def session_owner(self, session: str) -> str | None:
+        """Of an open session, for those who count by owner."""
+        record = self.state.sessions.get(session)
+        return None if record is None else record.owner
+
     def implicit_hold(self, session: str, keys: tuple[str, ...]) -> int | None:
         """The token by which an implicit session holds exactly these keys."""
         record = self.state.sessions.get(session)
