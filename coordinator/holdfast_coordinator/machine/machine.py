@@ -122,7 +122,9 @@ class Machine:
         """Two leaders may both have measured the same stretch of time, so a new leader's first stamp is not counted."""
         state = self.state
         if entry.term == state.last_term:
-            state.cluster_time_ms += min(max(entry.elapsed_ms, 0), ELAPSED_MS_MAX)
+            elapsed_ms = entry.elapsed_ms
+            if elapsed_ms > 0:
+                state.cluster_time_ms += min(ELAPSED_MS_MAX, elapsed_ms)
         state.last_term = entry.term
         state.wall_ms = entry.wall_ms
 

@@ -55,6 +55,8 @@ def check_acquire(operation: Acquire, limits: Limits) -> Refused | None:
         return bad_request("settled", f"0 to {wire.INTEGER_MAX}, not {operation.settled}")
     if operation.terms is not PLAIN and (refusal := _check_terms(operation.terms)):
         return refusal
+    if operation.owner is None and operation.context is None:
+        return None
     return _check_text("owner", operation.owner, wire.OWNER_BYTES_MAX) or _check_text(
         "context", operation.context, wire.CONTEXT_BYTES_MAX
     )
