@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from lock_histories import KEY, brute_force, honest, tampered
+from lock_histories import KEY, brute_force, honest, honest_of_kinds, tampered
 
 from holdfast_jepsen.checker import linearizability, orders
-from holdfast_jepsen.history import Belief, History, Lease, Operation
+from holdfast_jepsen.history import Belief, History, Lease, Operation, Seen
 from holdfast_jepsen.sim.rng import Rng
 
 
@@ -21,12 +21,33 @@ def acquire(session: str, called: int, returned: int | None, token: int = 0) -> 
 
 
 def held(called: int, returned: int, holder: int, session: str) -> Operation:
-    return Operation("c", "acquire", (KEY,), "c", called, returned, "held", holder=holder,
-                     holder_session=session)  # fmt: skip
+    return Operation("c", "acquire", (KEY,), "c", called, returned, "held",
+                     holders=(Seen(holder, session),))  # fmt: skip
 
 
 def release(session: str, called: int, returned: int | None, token: int, result="ok") -> Operation:
     return Operation(session, "release", (KEY,), session, called, returned, result, token=token)
+
+
+def reader(session: str, called: int, returned: int, token: int, fence: int) -> Operation:
+    each = acquire(session, called, returned, token)
+    each.shared, each.fences = True, (fence,)
+    return each
+
+
+def permit(session: str, called: int, returned: int, token: int, limit: int) -> Operation:
+    each = acquire(session, called, returned, token)
+    each.shared, each.limit = True, limit
+    return each
+
+
+def completed(session: str, called: int, returned: int, token: int, retain: int) -> Operation:
+    return Operation(session, "complete", (KEY,), session, called, returned, "ok", token=token,
+                     ttl_ns=retain)  # fmt: skip
+
+
+def already_done(called: int, returned: int, token: int) -> Operation:
+    return Operation("d", "acquire", (KEY,), "d", called, returned, "done", done=token)
 
 
 def test_honest_histories_are_ok() -> None:
@@ -50,6 +71,26 @@ def test_it_agrees_with_brute_force() -> None:
     assert min(seen.values()) > 300, seen
 
 
+def test_it_agrees_with_brute_force_on_every_kind_of_hold() -> None:
+    """The same for readers, writers, semaphores and completed work on one key."""
+    seen = {"ok": 0, "illegal": 0}
+    for seed in range(3_000):
+        rng = Rng(seed, "kinds")
+        history = honest_of_kinds(rng, 6)
+        if rng.chance(0.8):
+            history = tampered(rng, history)
+        expected = "ok" if brute_force(history) else "illegal"
+        assert answer(history) == expected, seed
+        seen[expected] += 1
+    assert min(seen.values()) > 600, seen
+
+
+def test_honest_histories_of_every_kind_are_ok() -> None:
+    """Whatever a real lock answers to readers, writers, permits and completions is explained."""
+    for seed in range(300):
+        assert answer(honest_of_kinds(Rng(seed, "honest kinds"), 60)) == "ok", seed
+
+
 LONG = [Lease("a", 0, 1_000_000), Lease("b", 0, 1_000_000)]
 
 REJECTED = {
@@ -63,6 +104,18 @@ REJECTED = {
     "held by nobody who asked": [held(0, 1, 7, "x")],
     "released, and yet lost": [acquire("a", 0, 1, 1), release("a", 2, 3, 1, "not_held")],
     "released without being held": [release("a", 0, 1, 1)],
+    "a writer beside a reader": [reader("a", 0, 1, 1, 1), acquire("b", 2, 3, 2)],
+    "a reader beside a writer": [acquire("a", 0, 1, 1), reader("b", 2, 3, 2, 2)],
+    "a phase that nobody began": [reader("a", 0, 1, 2, 1)],
+    "a phase after its end": [
+        reader("a", 0, 1, 1, 1), release("a", 2, 3, 1), reader("b", 4, 5, 2, 1),
+    ],
+    "one permit too many": [permit("a", 0, 1, 1, 1), permit("b", 2, 3, 2, 1)],
+    "permits of two limits": [permit("a", 0, 1, 1, 2), permit("b", 2, 3, 2, 3)],
+    "granted though it is done": [
+        acquire("a", 0, 1, 1), completed("a", 2, 3, 1, 1000), acquire("b", 4, 5, 2),
+    ],
+    "done by nobody": [acquire("a", 0, 1, 1), already_done(2, 3, 1)],
 }  # fmt: skip
 
 
@@ -79,6 +132,27 @@ def test_a_lease_may_end_but_never_early() -> None:
             [acquire("a", 0, 1, 1), acquire("b", at - 1, at, 2)], [Lease("a", 0, 100)]
         )
         assert answer(history) == expected
+
+
+def test_a_result_is_not_forgotten_early() -> None:
+    """A grant after a completion is right once the result may have been forgotten, and wrong before."""
+    for at, expected in ((1_000, "illegal"), (1_004, "ok")):
+        history = History(
+            [acquire("a", 0, 1, 1), completed("a", 2, 3, 1, 1_010), acquire("b", at - 1, at, 2)],
+            list(LONG),
+        )
+        assert answer(history) == expected
+
+
+def test_a_completion_without_an_answer_may_be_told_of() -> None:
+    """It explains a refusal that names it, from its call on and not before; and a grant, if it never happened."""
+    history = [acquire("a", 0, 1, 1), completed("a", 2, 3, 1, 9), already_done(5, 6, 1)]
+    history[1].result, history[1].returned = "unknown", None
+    assert answer(History(history, list(LONG))) == "ok"
+    assert answer(History([*history, acquire("b", 90, 91, 2)], list(LONG))) == "ok"
+    assert answer(History([*history[:2], acquire("b", 5, 6, 2)], list(LONG))) == "ok"
+    history[1].called = 7
+    assert answer(History(history, list(LONG))) == "illegal"
 
 
 def test_an_unacknowledged_grant_may_be_seen_by_others() -> None:

@@ -1,12 +1,16 @@
-"""Is there an order of the operations, within their times, in which a single lock would have answered so?
+"""Is there an order of the operations, within their times, in which one lock would have answered so?
 
 The search is that of Wing and Gong, with Lowe's memory of (set of placed operations, state), as Porcupine does it.
-The model of one key: nobody or one token holds it; tokens rise.
+The model of one key: nobody holds it, or one token alone, or some share it; or its work is done. Tokens rise.
 
-    acquire ok(t)      the key is free (or the hold before may have ended), t is the next token of all
-    acquire held(t')   t' holds it; refusals are checked too
-    release ok(t)      t holds it; afterwards nobody
-    release not_held   t does not hold it
+    acquire ok(t)      nobody holds the key (whoever did may have ended) and its work is not done; t is its next token
+    shared ok(t, f)    f = t: likewise, and a phase begins; otherwise f began the phase that goes on
+    permit ok(t)       fewer than the limit surely hold it, all of them permits of the same limit
+    acquire held(h)    exactly h hold it (others may have ended); refusals are checked too
+    acquire done(t)    t completed the work
+    release ok(t)      t holds it; afterwards it does not
+    complete ok(t)     t holds it alone; afterwards the work is done, and not forgotten before its time
+    ... not_held       t does not hold it
     unknown            may take effect at any time after its call, or never: see `_inferred` and `Timeline`
     wait ended         says nothing about the lock
 
@@ -22,10 +26,10 @@ Rule: pure. `illegal` is a proof, `ok` is a proof; `unknown` says that the searc
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from holdfast_jepsen.history import Operation
+from holdfast_jepsen.history import Operation, Seen
 
 if TYPE_CHECKING:
     from holdfast_jepsen.history import History
@@ -35,6 +39,8 @@ DRIFT = 0.01
 STEPS_MAX = 2_000_000
 """Of one key: some seconds."""
 NEVER = 1 << 62
+UNTOLD = -1
+"""The fence of a shared grant whose answer nobody got."""
 
 Answer = Literal["ok", "illegal", "unknown"]
 
@@ -56,6 +62,8 @@ class Timeline:
 
     by_token: dict[int, int] = field(default_factory=dict)
     by_session: dict[str, int] = field(default_factory=dict)
+    done: dict[int, int] = field(default_factory=dict)
+    """From when on the completed work of each token may be forgotten."""
 
     @classmethod
     def of(cls, history: History) -> Timeline:
@@ -75,11 +83,14 @@ class Timeline:
         for each in history.operations:
             if each.kind == "acquire" and each.token:
                 tokens[each.token] = sessions.get(each.session, 0)
-            elif each.holder:
-                tokens.setdefault(each.holder, sessions.get(each.holder_session, 0))
+            for seen in each.holders:
+                tokens.setdefault(seen.token, sessions.get(seen.session, 0))
         for each in history.operations:
-            if each.kind == "release" and each.result == "unknown":
+            if each.kind in ("release", "complete") and each.result == "unknown":
                 tokens[each.token] = min(tokens.get(each.token, NEVER), each.called)
+            if each.kind == "complete":
+                until = each.called + int(each.ttl_ns * (1 - DRIFT))
+                timeline.done[each.token] = min(timeline.done.get(each.token, NEVER), until)
         return timeline
 
 
@@ -94,8 +105,11 @@ def check(history: History, *, steps_max: int = STEPS_MAX) -> list[Verdict]:
     return [_Search(key, each, timeline, steps_max).run() for key, each in by_key.items()]
 
 
-State = tuple[int, int]
-"""(the token that holds the key, or 0; the highest token so far)"""
+State = tuple[tuple[int, ...], int, int, int]
+"""(the tokens that hold the key, rising; how: 0 alone, the fence of a shared phase, or minus the limit; the token that
+completed its work, or 0; the highest token so far). A hold that may have ended by itself stays in until something shows it."""
+
+FREE: State = ((), 0, 0, 0)
 
 
 class _Entry:
@@ -128,6 +142,7 @@ class _Search:
             for each in self._operations
             if each.kind == "acquire" and each.result == "ok"
         )
+        self._shown_by = _shown_by(self._operations)
         self._head = _Entry(-1, -1, None, call=False)
         self._left = self._link()
         self._returns = [
@@ -163,7 +178,7 @@ class _Search:
             if each.called == NEVER:
                 why = f"token {each.token} holds it, which nobody had asked for"
                 return Verdict("illegal", self._key, 0, why, (each,))
-        state: State = (0, 0)
+        state = FREE
         placed, left, steps, first_return = 0, self._left, 0, 0
         seen: set[tuple[int, State]] = set()
         stack: list[tuple[_Entry, State, int, bool]] = []
@@ -178,7 +193,7 @@ class _Search:
                 while first_return < len(returns) and placed >> returns[first_return][1] & 1:
                     first_return += 1
                 frontier = returns[first_return][0] if first_return < len(returns) else NEVER
-                after = self._step(state, entry.operation, frontier or 0)
+                after = self._step(state, entry.operation, frontier or 0, placed)
                 if after is None:
                     entry = entry.next
                     continue
@@ -214,30 +229,72 @@ class _Search:
         why = "no order explains the answers"
         if culprits:
             each = culprits[0]
-            why += f"; stuck at {each.kind} {each.result} token {each.token or each.holder} of {each.process}"
+            why += f"; stuck at {each.kind} {each.result} token {each.token or each.done or each.holders} of {each.process}"
         return Verdict("illegal", self._key, steps, why, culprits)
 
     # The model.
 
-    def _step(self, state: State, operation: Operation | None, frontier: int) -> State | None:
+    def _step(
+        self, state: State, operation: Operation | None, frontier: int, placed: int
+    ) -> State | None:
         """The state after it; None: a lock would not have answered so. `frontier`: the first return of all that
-        is not placed, so that nothing later than it has to wait."""
+        is not placed, so that nothing later than it has to wait. `placed`: the bits of what is placed."""
         assert operation is not None
-        holder, highest = state
         if operation.kind == "acquire":
             if operation.result == "held":
-                return state if holder == operation.holder else None
-            if holder and self._ends_from(holder) > frontier:
-                return None
-            place = bisect_right(self._tokens, highest)
-            if place < len(self._tokens) and self._tokens[place] == operation.token:
-                return operation.token, operation.token
+                return self._seen_held(state, operation, frontier)
+            if operation.result == "done":
+                return state if state[2] == operation.done else None
+            return self._granted(state, operation, frontier, placed)
+        holders, how, done, highest = state
+        token = operation.token
+        if token not in holders:
+            return None if operation.result == "ok" else state
+        if operation.result != "ok" and self._ends_from(token) > frontier:
             return None
-        if operation.result == "ok":
-            return (0, highest) if holder == operation.token else None
-        if holder != operation.token:
-            return state
-        return (0, highest) if self._ends_from(holder) <= frontier else None
+        if operation.kind == "complete" and operation.result == "ok":
+            return ((), 0, token, highest) if holders == (token,) and how == 0 else None
+        left = tuple([each for each in holders if each != token])
+        return left, how if left else 0, done, highest
+
+    def _seen_held(self, state: State, operation: Operation, frontier: int) -> State | None:
+        holders, how, done, highest = state
+        seen = tuple(sorted(each.token for each in operation.holders))
+        if not set(seen) <= set(holders):
+            return None
+        gone = set(holders) - set(seen)
+        if any(self._ends_from(each) > frontier for each in gone):
+            return None
+        return seen, how, done, highest
+
+    def _granted(
+        self, state: State, operation: Operation, frontier: int, placed: int
+    ) -> State | None:
+        holders, how, done, highest = state
+        token = operation.token
+        place = bisect_right(self._tokens, highest)
+        if place >= len(self._tokens) or self._tokens[place] != token:
+            return None
+        if done and self._timeline.done.get(done, 0) > frontier:
+            return None
+        # A hold lasts if it cannot have ended yet, or if something that is not yet placed shows it alive.
+        certain = sum(
+            self._ends_from(each) > frontier or self._shown_by.get(each, 0) & ~placed > 0
+            for each in holders
+        )
+        if operation.limit and how == -operation.limit and holders:
+            return ((*holders, token), how, 0, token) if certain < operation.limit else None
+        fence = _fence(self._key, operation)
+        if (
+            fence == UNTOLD
+        ):  # nobody joined a phase that it began, so it may as well have joined the one before
+            fence = how if how > 0 and holders else token
+        if operation.shared and not operation.limit and fence != token:
+            goes_on = holders and how == fence
+            return ((*holders, token), how, 0, token) if goes_on else None
+        if certain:
+            return None
+        return (token,), -operation.limit if operation.limit else fence, 0, token
 
     def _ends_from(self, holder: int) -> int:
         return self._timeline.by_token.get(holder, 0)
@@ -256,27 +313,61 @@ def _inferred(key: str, operations: list[Operation]) -> list[Operation]:
     for each in operations:
         if each.kind == "acquire" and each.result == "unknown":
             asked.setdefault(each.session, []).append(each.called)
-    named: dict[int, tuple[str, int]] = {}
+    opened = {_fence(key, each) for each in operations}
+    named: dict[int, tuple[Seen, int]] = {}
     for each in operations:
-        if each.result == "held" and each.holder and each.holder not in known:
-            before = named.get(each.holder, ("", NEVER))[1]
-            named[each.holder] = each.holder_session, min(before, each.returned or NEVER)
+        for seen in each.holders:
+            if seen.token not in known:
+                before = named.get(seen.token, (seen, NEVER))[1]
+                named[seen.token] = seen, min(before, each.returned or NEVER)
     grants = []
-    for token, (session, returned) in sorted(named.items()):
-        calls = asked.get(session, [])
+    for token, (seen, returned) in sorted(named.items()):
+        calls = asked.get(seen.session, [])
         called = min(calls) if calls else NEVER
         if calls:
             calls.remove(called)
-        grants.append(
-            Operation(session, "acquire", (key,), session, called, returned, "ok", token=token)
+        grant = Operation(
+            seen.session, "acquire", (key,), seen.session, called, returned, "ok", token
         )
-    return grants
+        grant.shared, grant.limit = seen.shared, seen.limit
+        if seen.shared and not seen.limit:
+            grant.fences = (token if token in opened else UNTOLD,)
+        grants.append(grant)
+    return grants + _inferred_completions(key, operations)
+
+
+def _shown_by(operations: list[Operation]) -> dict[int, int]:
+    """For each token the bits of the operations that find it holding the key."""
+    shown: dict[int, int] = {}
+    for number, each in enumerate(operations):
+        ends = each.kind in ("release", "complete") and each.result == "ok"
+        tokens = [each.token] if ends else [seen.token for seen in each.holders]
+        for token in tokens:
+            shown[token] = shown.get(token, 0) | 1 << number
+    return shown
+
+
+def _fence(key: str, operation: Operation) -> int:
+    return operation.fences[operation.keys.index(key)] if operation.fences else 0
+
+
+def _inferred_completions(key: str, operations: list[Operation]) -> list[Operation]:
+    """Completions without an answer that must have happened, because a refusal tells of them."""
+    told: dict[int, int] = {}
+    for each in operations:
+        if each.result == "done":
+            told[each.done] = min(told.get(each.done, NEVER), each.returned or NEVER)
+    return [
+        replace(each, keys=(key,), returned=told[each.token], result="ok")
+        for each in operations
+        if each.kind == "complete" and each.result == "unknown" and each.token in told
+    ]
 
 
 def _says_nothing(operation: Operation) -> bool:
     """An unknown release is in the timeline; for an unknown acquire see `_inferred`."""
     is_unknown = operation.result in ("unknown", "pending")
-    return is_unknown or (operation.result == "held" and not operation.holder)
+    return is_unknown or (operation.result == "held" and not operation.holders)
 
 
 def _lift(call: _Entry) -> None:

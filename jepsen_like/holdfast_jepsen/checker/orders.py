@@ -33,19 +33,23 @@ def token_order(history: History) -> list[str]:
 
 
 def beliefs(history: History) -> list[str]:
-    """No two clients trust at one moment that they hold one key (G3)."""
+    """No two clients trust at one moment that they hold one key, if one of them holds it alone (G3)."""
     by_key: dict[str, list[Belief]] = {}
     for belief in history.beliefs:
         by_key.setdefault(belief.key, []).append(belief)
     found = []
     for key in sorted(by_key):
-        last: Belief | None = None
+        longest: dict[bool, Belief] = {}  # the one that lasts longest so far, alone and shared
         for belief in sorted(by_key[key], key=lambda each: (each.begun, each.token)):
-            if last is not None and belief.begun < last.ended and belief.token != last.token:
+            rivals = [longest.get(True)] + ([longest.get(False)] if belief.alone else [])
+            for last in rivals:
+                if last is None or belief.begun >= last.ended or belief.token == last.token:
+                    continue
                 found.append(
                     f"at {belief.begun / SECOND:.3f} s tokens {last.token} and {belief.token} were both "
                     f"trusted to hold {key}, for {(min(last.ended, belief.ended) - belief.begun) / SECOND:.3f} s"
                 )
-            if last is None or belief.ended > last.ended:
-                last = belief
+            before = longest.get(belief.alone)
+            if before is None or belief.ended > before.ended:
+                longest[belief.alone] = belief
     return found

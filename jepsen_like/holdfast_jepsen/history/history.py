@@ -11,12 +11,22 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["acquire", "release", "end"]
+Kind = Literal["acquire", "release", "complete", "end"]
 """`end`: close or cancel, which may end the hold of `token` (0: of any hold of the session)."""
 
-Result = Literal["ok", "held", "not_held", "refused", "unknown", "pending"]
-"""`held`: refused because somebody else has it; `not_held`: refused because the hold has ended; `refused`: any
-other definite refusal, which says nothing about the lock."""
+Result = Literal["ok", "held", "done", "not_held", "refused", "unknown", "pending"]
+"""`held`: refused because others have it; `done`: refused because the work of `done` is remembered; `not_held`: refused because
+the hold has ended; `refused`: any other definite refusal, which says nothing about the lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A hold as a refusal shows it."""
+
+    token: int
+    session: str
+    shared: bool = False
+    limit: int = 0
 
 
 @dataclass(slots=True)
@@ -31,11 +41,17 @@ class Operation:
     returned: int | None = None
     result: Result = "pending"
     token: int = 0
-    holder: int = 0
-    """Who has the key, as a refusal says; 0: it does not say."""
-    holder_session: str = ""
+    holders: tuple[Seen, ...] = ()
+    """All who have the key, as a refusal says; none: it does not say."""
     ttl_ns: int = 0
-    """Of an implicit session: the lease that the grant itself begins."""
+    """Of an implicit session: the lease that the grant itself begins. Of a completion: how long it is remembered."""
+    shared: bool = False
+    limit: int = 0
+    """Permits of a semaphore; 0: no limit."""
+    fences: tuple[int, ...] = ()
+    """Of a shared hold without limit: the tokens that opened the phases of `keys`, as the grant says."""
+    done: int = 0
+    """The token under which the work was completed, as a refusal says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +72,8 @@ class Belief:
     token: int
     begun: int
     ended: int
+    alone: bool = True
+    """False: it shares the key with others."""
 
 
 @dataclass(slots=True)

@@ -10,8 +10,10 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from holdfast_coordinator.machine import origins, rules
+from holdfast_coordinator.machine import holder_rules, origins, rules, table
 from holdfast_coordinator.machine.machine import Machine
+from holdfast_coordinator.machine.state import Closure, Phase
+from holdfast_coordinator.machine.trail import Trail
 from holdfast_coordinator.raft import shield
 from holdfast_coordinator.raft.journal import Journal
 from holdfast_coordinator.raft.kernel import Kernel
@@ -110,16 +112,48 @@ def _fast_time(machine: Machine, entry: Any) -> None:
     _advance_time(machine, replace(entry, elapsed_ms=entry.elapsed_ms * 5 // 4))
 
 
-class _AlwaysFree:
-    def __call__(self, state: Any, keys: Any) -> bool:
+class _AlwaysOpen:
+    def __call__(self, state: Any, keys: Any, terms: Any) -> bool:
         return (
             not any(len(key) % 2 for key in keys)
             or state.cluster_time_ms % 4 == 0
-            or _is_free(state, keys)
+            or _is_open(state, keys, terms)
         )
 
 
-_is_free: Callable[[Any, Any], bool] = getattr(rules, "is_free")  # noqa: B009 - as `_patched` does
+_is_open: Callable[[Any, Any, Any], bool] = getattr(rules, "is_open")  # noqa: B009 - as `_patched` does
+
+
+_is_joinable = table.is_joinable
+
+
+def _one_more(stands: Any, terms: Any) -> bool:
+    limit = terms.limit
+    return _is_joinable(stands, terms) or (
+        limit is not None and isinstance(stands, Phase) and len(stands.holds) == limit
+    )
+
+
+def _newest_fence(_state: Any, hold: Any) -> Any:
+    return hold.token
+
+
+def _short_closure(
+    key: str, by: Any, token: int, ended: Any, deadline_ms: int, result: str
+) -> Closure:
+    return Closure(key, by, token, ended, deadline_ms - 900, result)
+
+
+_append = Trail.append
+
+
+def _forgetful(trail: Trail, record: Any, keys: int) -> None:
+    if record[3] % 7:  # its token
+        _append(trail, record, keys)
+
+
+def _looks_at_one_key(state: Any, keys: Any, terms: Any) -> bool:
+    return _is_open(state, keys[:1], terms)
 
 
 # The client.
@@ -168,7 +202,17 @@ MUTANTS = (
            _patch(Journal, "_open", _forgetting_votes, size=5, kinds=ELECTIONS)),
     Mutant("votes-counted", "D17", "votes are counted, not voters",
            lambda: Variant(size=5, kinds=ELECTIONS, around=lambda: _patched(shield.Voters, "add", _count_votes))),
-    Mutant("grants-twice", "G1", "a held key is sometimes taken for free", _patch(rules, "is_free", _AlwaysFree())),
+    Mutant("grants-twice", "G1", "a held key is sometimes taken for free", _patch(rules, "is_open", _AlwaysOpen())),
+    Mutant("one-permit-too-many", "G1", "a semaphore grants one more than its limit",
+           _patch(table, "is_joinable", _one_more, workload="semaphore")),
+    Mutant("newest-fence", "G2", "a reader's fence is its own token",
+           _patch(table, "fence_of", _newest_fence, workload="readers")),
+    Mutant("half-granted", "G11", "of several keys only the first is looked at",
+           _patch(rules, "is_open", _looks_at_one_key, workload="several-keys")),
+    Mutant("done-too-short", "done", "a result is forgotten 0.9 s early",
+           _patch(holder_rules, "Closure", _short_closure, workload="done")),
+    Mutant("forgetful-trail", "watch", "some of what happens is told to nobody",
+           _patch(Trail, "append", _forgetful)),
     Mutant("fast-time", "G4", "the cluster's time runs a quarter too fast", _patch(Machine, "_advance_time", _fast_time)),
     Mutant("forgets-requests", "G6", "a repeat is taken for a new request",
            _patch(rules, "remember", lambda *_: None)),

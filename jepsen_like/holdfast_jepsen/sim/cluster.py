@@ -11,15 +11,19 @@ from holdfast_jepsen.sim.rng import Rng
 from holdfast_jepsen.sim.server import Server
 from holdfast_jepsen.workloads import mix as workloads
 from holdfast_jepsen.workloads.client import Client, Gateway
+from holdfast_jepsen.workloads.watcher import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from holdfast_coordinator.machine import Record
     from holdfast_jepsen.sim.server import Settings
     from holdfast_jepsen.sim.world import World
     from holdfast_jepsen.workloads.mix import Mix
 
+WATCHERS = 2
+"""More than one, so that what they are told can differ."""
 SKEW = 0.004
 """Clocks run this much too fast or too slow at most: two of them differ by less than the client's margin."""
 
@@ -62,6 +66,8 @@ class Cluster:
             self.network.add(server)
         self.gateway = Gateway(world, self.network, self.servers, Rng(seed, "gateway"))
         self.mix = mix
+        self.story: dict[int, Record] = {}
+        """What each revision was, as watchers were told."""
         self.clients: list[Client] = []
         self.done_before = 0
         """Operations answered to clients that are gone."""
@@ -88,6 +94,9 @@ class Cluster:
         for _ in range(self.mix.clients):
             self.clients.append(self.new_client())
             self.clients[-1].start(workloads.work)
+        for number in range(1, WATCHERS + 1):
+            name = f"w{number}"
+            Watcher(name, self, Rng(self._seed, name), self.story).start()
 
     def new_client(self) -> Client:
         """A new process."""

@@ -19,7 +19,7 @@ import structlog
 
 from holdfast_coordinator.machine import check_invariants
 from holdfast_coordinator.raft import messages
-from holdfast_jepsen.checker import linearizability, orders
+from holdfast_jepsen.checker import linearizability, orders, story
 from holdfast_jepsen.faults import plan as plans
 from holdfast_jepsen.faults.nemesis import Nemesis
 from holdfast_jepsen.history import History
@@ -169,6 +169,7 @@ def _judge(
     found = list(watch.violations)
     found += orders.token_order(history)
     found += orders.beliefs(history)
+    found += story.check(history, cluster.story)
     doubts = []
     for verdict in linearizability.check(history):
         if verdict.answer == "illegal":

@@ -14,23 +14,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from holdfast_coordinator.machine.operations import (
+    PLAIN,
     Acquire,
     Cancel,
     CloseSession,
+    Complete,
     OpenSession,
     Release,
     RenewSession,
+    Terms,
 )
 from holdfast_coordinator.machine.outcomes import (
     Cancelled,
     Closed,
+    Completed,
     Granted,
     Refused,
     Released,
     Renewed,
     SessionOpened,
 )
-from holdfast_jepsen.history import Belief, History, Lease, Operation
+from holdfast_jepsen.history import Belief, History, Lease, Operation, Seen
 from holdfast_jepsen.sim.world import MILLISECOND, SECOND, Actor, World
 
 if TYPE_CHECKING:
@@ -255,6 +259,7 @@ class Client:
         *,
         wait_ms: int,
         implicit_ttl_ms: int | None = None,
+        terms: Terms = PLAIN,
     ) -> tuple[Operation, Granted | None]:
         """Until there is an answer, or patience ends; then it is withdrawn, and its outcome is unknown."""
         request: int | None = None
@@ -262,7 +267,14 @@ class Client:
             request = session.next_request
             session.next_request += 1
         asked = Acquire(
-            keys, session.id, implicit_ttl_ms, wait_ms, request, session.settled, self.name
+            keys,
+            session.id,
+            implicit_ttl_ms,
+            wait_ms,
+            request,
+            session.settled,
+            self.name,
+            terms=terms,
         )
         record = Operation(
             self.name,
@@ -271,6 +283,8 @@ class Client:
             session.id,
             self._world.now,
             ttl_ns=(implicit_ttl_ms or 0) * MILLISECOND,
+            shared=terms.mode == "shared",
+            limit=terms.limit or 0,
         )
         self.history.operations.append(record)
         attempts = self.mix.attempts if request is not None else 1
@@ -289,7 +303,7 @@ class Client:
                 lasts = implicit_ttl_ms * MILLISECOND
                 session.deadline_ns = self.deadline(sent_clock, lasts)
                 self.history.leases.append(Lease(session.id, record.called, lasts))
-            self._believe(session, keys, grant.token)
+            self._believe(session, keys, grant.token, alone=not record.shared)
         return record, grant
 
     async def release(self, session: Session, keys: tuple[str, ...], token: int) -> Operation:
@@ -298,6 +312,26 @@ class Client:
         record = Operation(self.name, "release", keys, session.id, self._world.now, token=token)
         self.history.operations.append(record)
         asked = Release(session.id, token)
+        outcome, may_have = await self.ask_until(asked, self.mix.attempts, self.mix.timeout_ns)
+        self._settle(record, outcome, may_have)
+        return record
+
+    async def complete(
+        self, session: Session, keys: tuple[str, ...], token: int, retain_ms: int
+    ) -> Operation:
+        """The work is done. As a release, and remembered."""
+        self._stop_believing(session, token)
+        record = Operation(
+            self.name,
+            "complete",
+            keys,
+            session.id,
+            self._world.now,
+            token=token,
+            ttl_ns=retain_ms * MILLISECOND,
+        )
+        self.history.operations.append(record)
+        asked = Complete(session.id, token, f"done by {token}", retain_ms)
         outcome, may_have = await self.ask_until(asked, self.mix.attempts, self.mix.timeout_ns)
         self._settle(record, outcome, may_have)
         return record
@@ -326,11 +360,18 @@ class Client:
         self.done += outcome is not None
         if isinstance(outcome, Granted):
             record.result, record.token = "ok", outcome.token
-        elif isinstance(outcome, Released):
+            if record.shared and outcome.fence is not None:
+                fence = outcome.fence
+                record.fences = (fence,) if isinstance(fence, int) else fence
+        elif isinstance(outcome, Released | Completed):
             record.result = "ok"
         elif isinstance(outcome, Refused):
             self._refused(record, outcome)
-            if may_have and record.result != "held" and outcome.code != "wait_timeout":
+            if (
+                may_have
+                and record.result not in ("held", "done")
+                and outcome.code != "wait_timeout"
+            ):
                 # What an earlier attempt did may have ended since, and nobody remembers it.
                 record.result, record.returned = "unknown", None
         elif may_have:
@@ -343,11 +384,17 @@ class Client:
         record.result = "refused"
         if refusal.code == "held":
             record.result = "held"
-            if len(record.keys) == 1 and len(refusal.holders) == 1:
-                record.holder = refusal.holders[0].token
-                record.holder_session = refusal.holders[0].session
+            if len(record.keys) == 1:
+                record.holders = tuple(
+                    Seen(each.token, each.session, each.mode == "shared", each.limit or 0)
+                    for each in refusal.holders
+                )
+        elif refusal.code == "already_done" and refusal.closed is not None:
+            # Of several keys only one is told of; what it says is of that one.
+            record.result = "done" if len(record.keys) == 1 else "refused"
+            record.done = refusal.closed.token
         elif refusal.code == "not_held" or refusal.code in SESSION_OVER:
-            if record.kind == "release":
+            if record.kind in ("release", "complete"):
                 record.result = "not_held"
             elif refusal.code == "not_held":
                 # An acquire that had been granted under this name, and whose hold has ended since.
@@ -355,11 +402,11 @@ class Client:
 
     # Beliefs.
 
-    def _believe(self, session: Session, keys: tuple[str, ...], token: int) -> None:
+    def _believe(self, session: Session, keys: tuple[str, ...], token: int, *, alone: bool) -> None:
         end = self._true_time(session.deadline_ns)
         if end > self._world.now and not session.is_over:
             for key in keys:
-                belief = Belief(session.id, key, token, self._world.now, end)
+                belief = Belief(session.id, key, token, self._world.now, end, alone)
                 self._beliefs.append(belief)
                 self.history.beliefs.append(belief)
 

@@ -6,13 +6,24 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from holdfast_coordinator.machine import PLAIN, Terms
 from holdfast_jepsen.sim.world import MILLISECOND, SECOND
 
 if TYPE_CHECKING:
     from holdfast_jepsen.sim.rng import Rng
     from holdfast_jepsen.workloads.client import Client, Session
 
-NAMES = ("hot-key", "many-keys", "queue", "short-leases", "several-keys", "implicit")
+NAMES = (
+    "hot-key",
+    "many-keys",
+    "queue",
+    "short-leases",
+    "several-keys",
+    "implicit",
+    "readers",
+    "semaphore",
+    "done",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,12 @@ class Mix:
     several: float = 0.0
     """An acquire of two keys at once."""
     implicit: float = 0.0
+    shared: float = 0.0
+    limit: int = 0
+    """Permits of every key of a semaphore workload; 0: no semaphores."""
+    complete: float = 0.0
+    """A hold is not released: its work is done."""
+    retain_ms: tuple[int, int] = (1000, 2500)
     forget: float = 0.05
     """A hold is not released, but left to its lease."""
     overstay: float = 0.1
@@ -46,7 +63,7 @@ def draw(rng: Rng) -> Mix:
 
 def make(name: str, rng: Rng) -> Mix:
     """A workload by its name."""
-    count = {"hot-key": 1, "many-keys": 8, "queue": 1, "several-keys": 3}.get(name, 2)
+    count = {"hot-key": 1, "many-keys": 8, "queue": 1, "several-keys": 3, "done": 4}.get(name, 2)
     keys = tuple(f"k{number}" for number in range(count))
     ttl = {"short-leases": (300, 1200), "queue": (700, 3000)}.get(name, (800, 4000))
     pace = rng.choice((1, 3, 10))
@@ -59,6 +76,9 @@ def make(name: str, rng: Rng) -> Mix:
         waits_ms=waits,
         several=0.6 if name == "several-keys" else 0.0,
         implicit=0.5 if name == "implicit" else 0.05,
+        shared=0.7 if name in ("readers", "several-keys") else 0.0,
+        limit=rng.choice((1, 2, 3)) if name == "semaphore" else 0,
+        complete=0.4 if name == "done" else 0.0,
         think_ms=(5 * pace, 150 * pace),
         work_ms=(5 * pace, 120 * pace),
         timeout_ns=rng.choice((300, 1000, 2500)) * MILLISECOND,
@@ -87,14 +107,24 @@ async def work(client: Client) -> None:
 async def _round(client: Client, session: Session) -> None:
     mix, rng = client.mix, client.rng
     keys = tuple(rng.sample(mix.keys, 2 if rng.chance(mix.several) else 1))
-    _, grant = await client.acquire(session, keys, wait_ms=rng.choice(mix.waits_ms))
+    terms = _terms(client)
+    _, grant = await client.acquire(session, keys, wait_ms=rng.choice(mix.waits_ms), terms=terms)
     if grant is None:
         return
     await asyncio.sleep(rng.between(*mix.work_ms) / 1000)
     if rng.chance(mix.overstay):
         await asyncio.sleep(session.ttl_ns / SECOND)
-    if not rng.chance(mix.forget):
+    if terms is PLAIN and rng.chance(mix.complete):
+        await client.complete(session, keys, grant.token, rng.between(*mix.retain_ms))
+    elif not rng.chance(mix.forget):
         await client.release(session, keys, grant.token)
+
+
+def _terms(client: Client) -> Terms:
+    mix, rng = client.mix, client.rng
+    if mix.limit:
+        return Terms(mode="shared", limit=mix.limit)
+    return Terms(mode="shared") if rng.chance(mix.shared) else PLAIN
 
 
 async def _implicit(client: Client) -> None:
@@ -106,7 +136,11 @@ async def _implicit(client: Client) -> None:
     session = Session(f"{client.name}-i{rng.bits():016x}", ttl_ms * MILLISECOND)
     keys = (rng.choice(mix.keys),)
     _, grant = await client.acquire(
-        session, keys, wait_ms=rng.choice(mix.waits_ms), implicit_ttl_ms=ttl_ms
+        session,
+        keys,
+        wait_ms=rng.choice(mix.waits_ms),
+        implicit_ttl_ms=ttl_ms,
+        terms=_terms(client),
     )
     if grant is None:
         return
