@@ -61,6 +61,7 @@ def brute_force(history: History) -> bool:
         tokens |= {each.token, *(seen.token for seen in each.holders)} - {0}
         if each.kind == "complete":
             completed.add(each.token)
+        tokens |= set(each.fences)
     items += [Item(timeline.by_token.get(t, 0), NEVER, None, t) for t in sorted(tokens)]
     items += [Item(timeline.done[t], NEVER, None, forgets=t) for t in sorted(completed)]
     granted = {o.token for o in history.operations if o.kind == "acquire" and o.token}
@@ -70,10 +71,12 @@ def brute_force(history: History) -> bool:
         for seen in o.holders
         if seen.token not in granted
     }
-    return _explain(items, Held(), named)
+    known = granted | set(named)
+    joined = {o.fences[0] for o in history.operations if o.fences} - known
+    return _explain(items, Held(), named, joined)
 
 
-def _explain(items: list[Item], state: Held, named: dict[int, Seen]) -> bool:
+def _explain(items: list[Item], state: Held, named: dict[int, Seen], joined: set[int]) -> bool:
     if all(item.returned == NEVER for item in items):
         return True
     first_return = min(item.returned for item in items)
@@ -81,13 +84,13 @@ def _explain(items: list[Item], state: Held, named: dict[int, Seen]) -> bool:
         if item.called > first_return:
             continue
         rest = items[:place] + items[place + 1 :]
-        for after in _effects(item, state, named):
-            if _explain(rest, after, named):
+        for after in _effects(item, state, named, joined):
+            if _explain(rest, after, named, joined):
                 return True
     return False
 
 
-def _effects(item: Item, state: Held, named: dict[int, Seen]) -> Iterator[Held]:
+def _effects(item: Item, state: Held, named: dict[int, Seen], joined: set[int]) -> Iterator[Held]:
     each = item.operation
     if each is None:
         if item.token in state.holders:
@@ -95,7 +98,7 @@ def _effects(item: Item, state: Held, named: dict[int, Seen]) -> Iterator[Held]:
         if item.forgets and item.forgets == state.done:
             yield replace(state, done=0)
     elif each.kind == "acquire":
-        yield from _answers(each, state, named)
+        yield from _answers(each, state, named, joined)
     elif each.result == "not_held":
         if each.token not in state.holders:
             yield state
@@ -106,7 +109,9 @@ def _effects(item: Item, state: Held, named: dict[int, Seen]) -> Iterator[Held]:
             yield replace(state.without(each.token), done=each.token)
 
 
-def _answers(each: Operation, state: Held, named: dict[int, Seen]) -> Iterator[Held]:
+def _answers(
+    each: Operation, state: Held, named: dict[int, Seen], joined: set[int]
+) -> Iterator[Held]:
     if each.result == "held":
         if state.holders == {seen.token for seen in each.holders}:
             yield state
@@ -121,6 +126,9 @@ def _answers(each: Operation, state: Held, named: dict[int, Seen]) -> Iterator[H
             if seen.session == each.session:
                 fences = {token, state.fence}
                 yield from _grants(state, token, seen.shared, seen.limit, fences)
+        if each.shared and not each.limit:  # or may have begun a phase that somebody joined
+            for token in joined:
+                yield from _grants(state, token, True, 0, {token})
 
 
 def _grants(state: Held, token: int, shared: bool, limit: int, fences: set[int]) -> Iterator[Held]:
@@ -216,7 +224,9 @@ class Table:
         retain = 120 if kind == "complete" else 0
         result = "unknown" if lost else "ok"
         self.record(self.sessions[token], kind, result, token=token, ttl_ns=retain)
-        self.state = self.state.without(token)  # at the latest by its lease: nobody asks a second time
+        self.state = self.state.without(
+            token
+        )  # at the latest by its lease: nobody asks a second time
         if acts and kind == "complete":
             self.state = replace(self.state, done=token)
             self.until = self.now + retain
@@ -242,11 +252,14 @@ class Table:
         fences = (after.fence,) if shared and not limit and not lost else ()
         self.record(session, "acquire", "unknown" if lost else "ok", token=0 if lost else token,
                     shared=shared, limit=limit, fences=fences)  # fmt: skip
-        if lost:  # somebody may see it; then its lease ends
+        if lost:  # somebody may see it, or join it; then its lease ends
             self.history.leases.pop()
-            if rng.chance(0.5):
+            if rng.chance(0.3):
                 self.now += 10
                 self.ask_in_vain(number)
+            elif shared and not limit and rng.chance(0.7):
+                self.now += 10
+                self.ask(number + 1_000)
             self.state = self.state.without(token)
 
     def ask_in_vain(self, number: int) -> None:

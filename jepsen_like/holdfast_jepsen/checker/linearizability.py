@@ -333,7 +333,34 @@ def _inferred(key: str, operations: list[Operation]) -> list[Operation]:
         if seen.shared and not seen.limit:
             grant.fences = (token if token in opened else UNTOLD,)
         grants.append(grant)
+    seen_shared = {token for token, (seen, _) in named.items() if seen.shared and not seen.limit}
+    grants += _inferred_openers(key, operations, known | set(named), seen_shared)
     return grants + _inferred_completions(key, operations)
+
+
+def _inferred_openers(
+    key: str, operations: list[Operation], known: set[int], seen: set[int]
+) -> list[Operation]:
+    """Unknown shared acquires that must have begun a phase, because somebody joined it. Whose they were is not told; but the n-th
+    token of all unknown shared acquires (with those `seen` in refusals) was granted after n of them had been called."""
+    joined: dict[int, int] = {}
+    for each in operations:
+        fence = _fence(key, each)
+        if fence > 0 and fence not in known:
+            joined[fence] = min(joined.get(fence, NEVER), each.returned or NEVER)
+    asked = sorted(
+        each.called
+        for each in operations
+        if each.kind == "acquire" and each.result == "unknown" and each.shared and not each.limit
+    )
+    openers = []
+    for number, token in enumerate(sorted(seen | set(joined))):
+        if token in joined:
+            called = asked[number] if number < len(asked) else NEVER
+            opener = Operation("?", "acquire", (key,), "?", called, joined[token], "ok", token)
+            opener.shared, opener.fences = True, (token,)
+            openers.append(opener)
+    return openers
 
 
 def _shown_by(operations: list[Operation]) -> dict[int, int]:
