@@ -62,6 +62,8 @@ def brute_force(history: History) -> bool:
         if each.kind == "complete":
             completed.add(each.token)
         tokens |= set(each.fences)
+        if each.kind == "acquire" and each.result == "unknown":
+            items.append(Item(each.called, NEVER, None, _phantom(each)))
     items += [Item(timeline.by_token.get(t, 0), NEVER, None, t) for t in sorted(tokens)]
     items += [Item(timeline.done[t], NEVER, None, forgets=t) for t in sorted(completed)]
     granted = {o.token for o in history.operations if o.kind == "acquire" and o.token}
@@ -129,6 +131,13 @@ def _answers(
         if each.shared and not each.limit:  # or may have begun a phase that somebody joined
             for token in joined:
                 yield from _grants(state, token, True, 0, {token})
+            if state.way == "shared" and state.holders:  # or have joined one, and nobody saw it
+                yield replace(state, holders=state.holders | {_phantom(each)})
+
+
+def _phantom(each: Operation) -> int:
+    """A token that nobody ever saw: of this acquire."""
+    return -1_000_000 - each.called
 
 
 def _grants(state: Held, token: int, shared: bool, limit: int, fences: set[int]) -> Iterator[Held]:
@@ -207,6 +216,8 @@ class Table:
     now: int = 0
     state: Held = field(default_factory=Held)
     sessions: dict[int, str] = field(default_factory=dict)
+    known: set[int] = field(default_factory=set)
+    """Tokens whose grant was answered."""
     until: int = 0
     """When completed work is forgotten."""
 
@@ -249,6 +260,7 @@ class Table:
         self.sessions[token] = session
         self.history.leases.append(Lease(session, self.now - 30, 1_000_000))
         lost = rng.chance(0.15)
+        self.known |= set() if lost else {token}
         fences = (after.fence,) if shared and not limit and not lost else ()
         self.record(session, "acquire", "unknown" if lost else "ok", token=0 if lost else token,
                     shared=shared, limit=limit, fences=fences)  # fmt: skip
@@ -260,6 +272,8 @@ class Table:
             elif shared and not limit and rng.chance(0.7):
                 self.now += 10
                 self.ask(number + 1_000)
+            if shared and not limit and rng.chance(0.3):
+                return  # it holds on for a while, and perhaps nobody sees it
             self.state = self.state.without(token)
 
     def ask_in_vain(self, number: int) -> None:
@@ -276,8 +290,11 @@ def honest_of_kinds(rng: Rng, count: int) -> History:
         table.now += 10
         if table.state.done and table.now > table.until + 30:
             table.state = replace(table.state, done=0)
-        holders = sorted(table.state.holders)
-        if holders and rng.chance(0.5):
+        holders = sorted(table.state.holders & table.known)
+        unseen = sorted(table.state.holders - table.known)
+        if unseen and rng.chance(0.3):
+            table.state = table.state.without(unseen[0])
+        elif holders and rng.chance(0.5):
             table.end(rng.choice(tuple(holders)))
         else:
             table.ask(number)

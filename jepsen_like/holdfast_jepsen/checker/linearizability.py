@@ -135,6 +135,7 @@ class _Search:
         self._timeline = timeline
         self._steps_max = steps_max
         self._operations = [each for each in operations if not _says_nothing(each)]
+        self._unseen_from = min(map(_called, filter(_is_unknown_shared, operations)), default=NEVER)
         self._inferred = _inferred(key, operations)
         self._operations += self._inferred
         self._tokens = sorted(
@@ -255,7 +256,8 @@ class _Search:
         if operation.kind == "complete" and operation.result == "ok":
             return ((), 0, token, highest) if holders == (token,) and how == 0 else None
         left = tuple([each for each in holders if each != token])
-        return left, how if left else 0, done, highest
+        # A shared phase may go on without anybody whom we know: see `_granted`.
+        return left, how if left or how > 0 else 0, done, highest
 
     def _seen_held(self, state: State, operation: Operation, frontier: int) -> State | None:
         holders, how, done, highest = state
@@ -285,13 +287,13 @@ class _Search:
         if operation.limit and how == -operation.limit and holders:
             return ((*holders, token), how, 0, token) if certain < operation.limit else None
         fence = _fence(self._key, operation)
-        if (
-            fence == UNTOLD
-        ):  # nobody joined a phase that it began, so it may as well have joined the one before
-            fence = how if how > 0 and holders else token
+        # An unknown shared acquire that nobody saw may have joined, and held on when all others had gone.
+        goes_on = how > 0 and (bool(holders) or self._unseen_from <= frontier)
+        if fence == UNTOLD:
+            # Nobody joined a phase that it began, so it may as well have joined the one before.
+            fence = how if goes_on else token
         if operation.shared and not operation.limit and fence != token:
-            goes_on = holders and how == fence
-            return ((*holders, token), how, 0, token) if goes_on else None
+            return ((*holders, token), how, 0, token) if goes_on and how == fence else None
         if certain:
             return None
         return (token,), -operation.limit if operation.limit else fence, 0, token
@@ -348,11 +350,7 @@ def _inferred_openers(
         fence = _fence(key, each)
         if fence > 0 and fence not in known:
             joined[fence] = min(joined.get(fence, NEVER), each.returned or NEVER)
-    asked = sorted(
-        each.called
-        for each in operations
-        if each.kind == "acquire" and each.result == "unknown" and each.shared and not each.limit
-    )
+    asked = sorted(map(_called, filter(_is_unknown_shared, operations)))
     openers = []
     for number, token in enumerate(sorted(seen | set(joined))):
         if token in joined:
@@ -389,6 +387,14 @@ def _inferred_completions(key: str, operations: list[Operation]) -> list[Operati
         for each in operations
         if each.kind == "complete" and each.result == "unknown" and each.token in told
     ]
+
+
+def _is_unknown_shared(each: Operation) -> bool:
+    return each.kind == "acquire" and each.result == "unknown" and each.shared and not each.limit
+
+
+def _called(each: Operation) -> int:
+    return each.called
 
 
 def _says_nothing(operation: Operation) -> bool:
