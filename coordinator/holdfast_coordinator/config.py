@@ -21,6 +21,8 @@ import msgspec
 import yaml
 
 from holdfast import wire
+from holdfast_coordinator import certificates
+from holdfast_coordinator.certificates import CertificateError, CertificateFiles
 from holdfast_coordinator.machine import Limits
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ KEYS_PER_ACQUIRE_CEILING: Final = 256
 
 HEARTBEAT_MS_MIN: Final = 10
 TIMING_MS_MAX: Final = 60_000
+
+NODE_PLACEHOLDER: Final = "{node}"
+"""In a file name of `raft_tls`: the node's name. All nodes read one file, and each has a certificate of its own."""
 
 SNAPSHOTS_MAX: Final = 1_000_000
 """Of each setting of `snapshots`: a journal of a million entries, or of a TiB, is not one that anybody wants to replay."""
@@ -151,6 +156,24 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """PEM files of TLS, as written; relative ones are below `directory`, the one of cluster.yml."""
+
+    directory: Path
+    ca: str
+    certificate: str
+    key: str
+
+    def of(self, node: str) -> CertificateFiles:
+        """Those of one node."""
+        paths = (
+            self.directory / written.replace(NODE_PLACEHOLDER, node)
+            for written in (self.ca, self.certificate, self.key)
+        )
+        return CertificateFiles(*paths)
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshots:
     """When a node replaces its journal by a snapshot. Each node does it for itself; the values need not be the same on all."""
 
@@ -180,6 +203,8 @@ class ClusterConfig:
     http_limits: HttpLimits
     secret: Secret = field(repr=False)
     has_secret: bool
+    raft_tls: TlsSettings | None
+    """The connections between nodes are TLS, with certificates on both sides. None: they are not encrypted."""
     warnings: tuple[str, ...] = ()
 
     def node(self, name: str) -> NodeConfig:
@@ -192,6 +217,34 @@ class ClusterConfig:
         raise ConfigError(
             self.file, "$.nodes", f"there is no node {name!r}{hint}; the nodes are {known}"
         )
+
+    def check_certificates(self, node: str) -> list[str]:
+        """Read the TLS files of `node`, on its machine, and try them out; gives warnings. Raises `ConfigError`."""
+        if self.raft_tls is None:
+            return []
+        files = self.raft_tls.of(node)
+        try:
+            certificates.load(files, node)
+        except CertificateError as error:
+            raise ConfigError(self.file, f"$.raft_tls.{error.field}", str(error)) from error
+        return certificates.warnings(files)
+
+    def check_certificates_here(self) -> list[str]:
+        """The same for every node of which this machine has a certificate or a key; there must be one."""
+        if self.raft_tls is None:
+            return []
+        names = [node.name for node in self.nodes if self._has_certificate(node.name)]
+        return [
+            warning
+            for name in names or [self.nodes[0].name]
+            for warning in self.check_certificates(name)
+        ]
+
+    def _has_certificate(self, node: str) -> bool:
+        if self.raft_tls is None:
+            return False
+        files = self.raft_tls.of(node)
+        return files.certificate.exists() or files.key.exists()
 
     @property
     def endpoints(self) -> str:
@@ -216,6 +269,12 @@ class _TimingFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     election_ms_max: int = 800
 
 
+class _TlsFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    ca: str
+    certificate: str
+    key: str
+
+
 class _SnapshotsFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     after_entries: int = 100_000
     after_mib: int = 64
@@ -230,6 +289,7 @@ class _ClusterFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     nodes: list[_NodeFile]
     secret: str | None = None
     secret_file: str | None = None
+    raft_tls: _TlsFile | None = None
     timing: _TimingFile = _TimingFile()
     snapshots: _SnapshotsFile = _SnapshotsFile()
     limits: dict[str, Any] = {}
@@ -267,6 +327,7 @@ def load(path: Path, environ: Mapping[str, str]) -> ClusterConfig:
         http_limits=http_limits,
         secret=secret or well_known,
         has_secret=secret is not None,
+        raft_tls=_tls(path, "$.raft_tls", written.raft_tls),
         warnings=tuple(warnings),
     )
 
@@ -358,6 +419,8 @@ def _names_at(where: str) -> list[str]:
         struct = _TimingFile
     elif where == "$.snapshots":
         struct = _SnapshotsFile
+    elif where == "$.raft_tls":
+        struct = _TlsFile
     return list(struct.__struct_fields__)
 
 
@@ -489,6 +552,17 @@ def _timing(path: Path, written: _TimingFile) -> Timing:
         )
         raise ConfigError(path, "$.timing.election_ms_max", detail)
     return Timing(written.heartbeat_ms, written.election_ms_min, written.election_ms_max)
+
+
+def _tls(path: Path, where: str, written: _TlsFile | None) -> TlsSettings | None:
+    """The form only: the files of another machine's node are not here (`ClusterConfig.check_certificates`)."""
+    if written is None:
+        return None
+    for name in _TlsFile.__struct_fields__:
+        value = getattr(written, name)
+        if not value or "\0" in value:
+            raise ConfigError(path, f"{where}.{name}", f"{value!r} is not a file name")
+    return TlsSettings(path.parent, written.ca, written.certificate, written.key)
 
 
 def _snapshots(path: Path, written: _SnapshotsFile) -> Snapshots:

@@ -99,6 +99,7 @@ def build(config: ClusterConfig, name: str, *, bootstrap: bool = False) -> tuple
         election_ms=(config.timing.election_ms_min, config.timing.election_ms_max),
         bootstrap=bootstrap,
         limits_digest=limits_digest(config.machine_limits),
+        certificates=None if config.raft_tls is None else config.raft_tls.of(name),
         compaction=CompactionConfig(
             command=compaction.command(),
             parameters=compaction.parameters(config.machine_limits),

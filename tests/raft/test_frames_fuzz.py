@@ -19,9 +19,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from holdfast_coordinator.raft import frames
 from holdfast_coordinator.raft import messages as schema
 from holdfast_coordinator.raft import transport as wire
 from holdfast_coordinator.raft.messages import Message, MessageError, decode, encode
+from holdfast_coordinator.raft.peers import VERDICTS
 
 ENTRY_BYTES_MAX = 1000
 CPU_SECONDS_MAX = 1.0
@@ -49,7 +51,7 @@ class Pipe(asyncio.Transport):
     def abort(self) -> None:
         self.is_open = False
 
-    close = abort
+    close = write_eof = abort
 
     def get_write_buffer_size(self) -> int:
         return 0
@@ -115,13 +117,13 @@ class Door:
 
     def shake_hands(self) -> None:
         """The rest of the stream is that of an authenticated peer."""
-        mine = wire.hello("c", "n1", "n2", bytes(32))
+        mine = frames.hello("c", "n1", "n2", bytes(32))
         self.feed(framed(mine))
-        theirs = bytes(self.pipe.written[4 : -wire.PROOF_BYTES])
-        self.feed(framed(wire.proof(b"secret", b"dialer", mine, theirs)))
-        self.key = wire.proof(b"secret", b"dialer key", mine, theirs)
-        body = msgpack.packb([wire.KIND_VERDICT, "accepted", 0])
-        self.feed(wire.pack_frame(self.key, wire.VERDICT_SEQUENCE, body))
+        theirs = bytes(self.pipe.written[4 : -frames.PROOF_BYTES])
+        self.feed(framed(frames.proof(b"secret", b"dialer", mine, theirs)))
+        self.key = frames.proof(b"secret", b"dialer key", mine, theirs)
+        body = msgpack.packb([frames.KIND_VERDICT, "accepted", 0])
+        self.feed(frames.pack_frame(self.key, frames.VERDICT_SEQUENCE, body))
         assert self.events == [("connected", "n1")]
 
     def end(self) -> None:
@@ -147,7 +149,7 @@ def at_a_door(scene: Callable[[Door], None], **how: Any) -> None:
     asyncio.run(run())
 
 
-HELLO = wire.hello("c", "n1", "n2", bytes(32))
+HELLO = frames.hello("c", "n1", "n2", bytes(32))
 
 _noise = st.binary(max_size=300)
 _frames_of_strangers = st.one_of(
@@ -175,7 +177,7 @@ def test_whatever_a_stranger_sends_is_rejected_cleanly(
         assert door.events == []
         assert sum(door.rejected.values()) == (0 if door.pipe.is_open else 1)
         if door.pipe.is_open:
-            assert len(door.connection._buffer) < wire.HELLO_BYTES_MAX + 4
+            assert len(door.connection._buffer) < frames.HELLO_BYTES_MAX + 4
 
     if dials:
         at_a_door(scene, dialed="n2", node="n1")
@@ -251,14 +253,25 @@ def on_the_wire(message: Message) -> Any:
     return msgpack.unpackb(msgpack.packb(encode(message)))
 
 
+def lookalikes(value: Any) -> list[Any]:
+    """What Python takes for equal, and is of another type: `True == 1 == 1.0`."""
+    if type(value) is bool:
+        return [int(value), float(value)]
+    if type(value) is not int:
+        return [value]
+    return [float(value), *([bool(value)] if value in (0, 1) else [])]
+
+
 @st.composite
 def _almost_messages(draw: st.DrawFn) -> Any:
-    """A message with one field changed, missing, or too many."""
+    """A message with one field changed, missing, too many, or almost the same."""
     raw = on_the_wire(draw(_messages))
     at = draw(st.integers(0, len(raw) - 1))
-    match draw(st.sampled_from(["change", "drop", "add"])):
+    match draw(st.sampled_from(["change", "drop", "add", "disguise"])):
         case "change":
             raw[at] = draw(_values)
+        case "disguise":
+            raw[at] = draw(st.sampled_from(lookalikes(raw[at])))
         case "drop":
             del raw[at]
         case _:
@@ -281,12 +294,57 @@ def test_a_message_is_the_same_after_the_journey(message: Message) -> None:
 @fuzz
 @given(_almost_messages() | _values)
 def test_what_is_almost_a_message_is_refused_or_means_exactly_what_it_says(raw: Any) -> None:
-    """The schema is closed: what is accepted would be written in the same way."""
+    """The schema is closed: what is accepted would be written in the same way, to the byte."""
     try:
         message = decode(raw, entry_bytes_max=ENTRY_BYTES_MAX)
     except MessageError:
         return
-    assert on_the_wire(message) == raw
+    assert msgpack.packb(encode(message)) == msgpack.packb(raw)
+
+
+_kinds = st.sampled_from([0, 1, 2, 3, False, True, 0.0, 1.0, 2.0, -0.0, None, b"", ""])
+
+
+@fuzz
+@given(
+    _kinds,
+    st.lists(_messages.map(on_the_wire), max_size=2) | st.lists(st.binary(max_size=4), max_size=2),
+)
+@example(False, [])
+@example(0.0, [])
+@example(True, [b"payload"])
+@example(1.0, [b"payload"])
+def test_a_frame_is_taken_for_what_it_says_and_nothing_that_equals_it(
+    kind: Any, items: list[Any]
+) -> None:
+    """Its kind is an int: neither false nor 0.0 is a 0."""
+    body = msgpack.packb([kind, items])
+    try:
+        said, taken = frames.decode_body(body, ENTRY_BYTES_MAX)
+    except frames.Rejected:
+        return
+    again = [encode(item) if said == frames.KIND_RAFT else item for item in taken]
+    assert msgpack.packb([said, again]) == body
+
+
+@fuzz
+@given(
+    _kinds,
+    st.sampled_from(sorted(VERDICTS)) | _values,
+    _number | st.booleans() | st.floats(allow_nan=False),
+)
+@example(2.0, "accepted", 0)
+@example(2, "accepted", False)
+@example(2, "accepted", True)
+@example(2, "accepted", 1.0)
+def test_a_verdict_means_exactly_what_it_says(kind: Any, code: Any, admission: Any) -> None:
+    """True is no index of an admission, nor is 1.0."""
+    body = msgpack.packb([kind, code, admission])
+    try:
+        verdict = frames.decode_verdict(body)
+    except frames.Rejected:
+        return
+    assert msgpack.packb([frames.KIND_VERDICT, verdict.code, verdict.admission]) == body
 
 
 _bodies = st.one_of(
@@ -313,18 +371,18 @@ def test_whatever_a_peer_sends_is_delivered_or_rejected(
 
     def scene(door: Door) -> None:
         door.shake_hands()
-        frames = [wire.pack_frame(door.key, number, body) for number, body in enumerate(bodies)]
+        stream = [frames.pack_frame(door.key, number, body) for number, body in enumerate(bodies)]
         expected: list[Any] = []
         is_good = True
         for body in bodies:
             if not body:
                 continue  # a ping
             try:
-                expected += wire.decode_body(body, ENTRY_BYTES_MAX)[1]
-            except wire.Rejected:
+                expected += frames.decode_body(body, ENTRY_BYTES_MAX)[1]
+            except frames.Rejected:
                 is_good = False
                 break
-        door.feed(b"".join(frames), cuts)
+        door.feed(b"".join(stream), cuts)
         assert door.delivered == expected
         assert door.pipe.is_open == is_good
         assert sum(door.rejected.values()) == (not is_good)
@@ -347,28 +405,28 @@ def test_a_replayed_or_reordered_frame_closes_the_connection_and_is_counted(
     def scene(door: Door) -> None:
         door.shake_hands()
         payloads = [b"payload %d" % number for number in range(count + 2)]
-        frames = [
-            wire.pack_frame(door.key, number, msgpack.packb([1, [payload]]))
+        stream = [
+            frames.pack_frame(door.key, number, msgpack.packb([1, [payload]]))
             for number, payload in enumerate(payloads)
         ]
         at = chance.randrange(count)
         good = at
         match fault:
             case "twice":
-                frames.insert(at + 1, frames[at])
+                stream.insert(at + 1, stream[at])
                 good = at + 1
             case "swapped":
-                frames[at], frames[at + 1] = frames[at + 1], frames[at]
+                stream[at], stream[at + 1] = stream[at + 1], stream[at]
             case "left out":
-                del frames[at]
+                del stream[at]
             case "changed":
-                frame = bytearray(frames[at])
+                frame = bytearray(stream[at])
                 frame[chance.randrange(4, len(frame))] ^= 1 << chance.randrange(8)
-                frames[at] = bytes(frame)
+                stream[at] = bytes(frame)
             case _:
                 body = msgpack.packb([1, [payloads[at]]])
-                frames[at] = wire.pack_frame(bytes(32), at, body)
-        door.feed(b"".join(frames), cuts)
+                stream[at] = frames.pack_frame(bytes(32), at, body)
+        door.feed(b"".join(stream), cuts)
         assert door.delivered == payloads[:good]
         assert not door.pipe.is_open
         assert door.rejected == {"frame code": 1}
@@ -381,7 +439,7 @@ def test_a_length_beyond_the_limit_ends_it_before_anything_is_collected(is_peer:
     """For a peer the limit is that of a frame, for a stranger that of a hello."""
 
     def scene(door: Door) -> None:
-        limit = wire.HELLO_BYTES_MAX
+        limit = frames.HELLO_BYTES_MAX
         if is_peer:
             door.shake_hands()
             limit = door.network.config.frame_bytes_max
@@ -425,10 +483,10 @@ def test_hostile_bodies_cost_little_memory_and_time(what: str, body: bytes) -> N
     begun = time.process_time()
     tracemalloc.start()
     try:
-        with pytest.raises(wire.Rejected):
-            wire.decode_body(body, ENTRY_BYTES_MAX)
-        with pytest.raises(wire.Rejected):
-            wire.decode_verdict(body)
+        with pytest.raises(frames.Rejected):
+            frames.decode_body(body, ENTRY_BYTES_MAX)
+        with pytest.raises(frames.Rejected):
+            frames.decode_verdict(body)
         assert tracemalloc.get_traced_memory()[1] < PEAK_BYTES_MAX, what
     finally:
         tracemalloc.stop()

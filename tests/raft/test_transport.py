@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from holdfast_coordinator.raft import frames
 from holdfast_coordinator.raft import transport as wire
 from holdfast_coordinator.raft.messages import Message, TermNotice
 from holdfast_coordinator.raft.transport import Network, TransportConfig
@@ -139,22 +140,22 @@ class Stranger:
         self, *, name: str = "n1", secret: bytes = b"secret"
     ) -> tuple[bytes, bytes]:
         """Become a peer; gives the two keys (ours, theirs)."""
-        mine = wire.hello("c", name, "n2", os.urandom(32))
+        mine = frames.hello("c", name, "n2", os.urandom(32))
         self.write(mine)
-        theirs = (await self.read())[: -wire.PROOF_BYTES]
-        self.write(wire.proof(secret, b"dialer", mine, theirs))
+        theirs = (await self.read())[: -frames.PROOF_BYTES]
+        self.write(frames.proof(secret, b"dialer", mine, theirs))
         self.writer.write(verdict(secret, mine, theirs))
-        their_key = wire.proof(secret, b"acceptor key", mine, theirs)
-        body = wire.open_frame(their_key, wire.VERDICT_SEQUENCE, await self.read())
-        assert wire.decode_verdict(body).code == "accepted"
-        return wire.proof(secret, b"dialer key", mine, theirs), their_key
+        their_key = frames.proof(secret, b"acceptor key", mine, theirs)
+        body = frames.open_frame(their_key, frames.VERDICT_SEQUENCE, await self.read())
+        assert frames.decode_verdict(body).code == "accepted"
+        return frames.proof(secret, b"dialer key", mine, theirs), their_key
 
 
 def verdict(secret: bytes, mine: bytes, theirs: bytes) -> bytes:
     """A dialer's first frame: it accepts the other."""
-    key = wire.proof(secret, b"dialer key", mine, theirs)
-    body = msgpack.packb([wire.KIND_VERDICT, "accepted", 0])
-    return wire.pack_frame(key, wire.VERDICT_SEQUENCE, body)
+    key = frames.proof(secret, b"dialer key", mine, theirs)
+    body = msgpack.packb([frames.KIND_VERDICT, "accepted", 0])
+    return frames.pack_frame(key, frames.VERDICT_SEQUENCE, body)
 
 
 @pytest.fixture
@@ -204,8 +205,8 @@ async def test_d4_the_newest_connection_counts_alone(two: tuple[Network, Ears]) 
     newer_key, _ = await newer.shake_hands()
     await ears.until(lambda: len(ears.events) == 3)
     body = msgpack.packb([1, [b"from the past"]])
-    older.writer.write(wire.pack_frame(older_key, 0, body))
-    newer.writer.write(wire.pack_frame(newer_key, 0, msgpack.packb([1, [b"now"]])))
+    older.writer.write(frames.pack_frame(older_key, 0, body))
+    newer.writer.write(frames.pack_frame(newer_key, 0, msgpack.packb([1, [b"now"]])))
     await ears.until(lambda: len(ears.events) == 4)
     await older.closed()
     assert ears.events[1:] == [
@@ -245,18 +246,18 @@ async def test_a_node_of_another_cluster_or_secret_is_no_peer(
     [
         (pickle.dumps("n1"), "not a peer"),
         (b"", "not a peer"),
-        (wire.MAGIC + b"\x01c\x02n1", "malformed hello"),
-        (wire.MAGIC + b"\x01c\x02n1\x02n2short", "malformed hello"),
+        (frames.MAGIC + b"\x01c\x02n1", "malformed hello"),
+        (frames.MAGIC + b"\x01c\x02n1\x02n2short", "malformed hello"),
         (
-            wire.hello(
+            frames.hello(
                 "c", "\udcff".encode("utf-8", "surrogateescape").decode("latin-1"), "n2", bytes(32)
             ),
             "another node",
         ),
-        (wire.hello("c", "n9", "n2", bytes(32)), "another node"),
-        (wire.hello("c", "n2", "n2", bytes(32)), "another node"),
-        (wire.hello("c", "n1", "n3", bytes(32)), "another node"),
-        (wire.hello("x", "n1", "n2", bytes(32)), "another cluster"),
+        (frames.hello("c", "n9", "n2", bytes(32)), "another node"),
+        (frames.hello("c", "n2", "n2", bytes(32)), "another node"),
+        (frames.hello("c", "n1", "n3", bytes(32)), "another node"),
+        (frames.hello("x", "n1", "n2", bytes(32)), "another cluster"),
         (bytes(5000), "frame too large"),
     ],
 )
@@ -275,11 +276,11 @@ async def test_d18_strangers_are_closed_and_counted(
 async def test_a_proof_is_good_for_one_connection_only(two: tuple[Network, Ears]) -> None:
     """A recorded handshake does not work again, because the acceptor's nonce is another."""
     network, ears = two
-    mine = wire.hello("c", "n1", "n2", bytes(32))
+    mine = frames.hello("c", "n1", "n2", bytes(32))
     first = await Stranger.connect(network)
     first.write(mine)
-    theirs = (await first.read())[: -wire.PROOF_BYTES]
-    recorded = wire.proof(b"secret", b"dialer", mine, theirs)
+    theirs = (await first.read())[: -frames.PROOF_BYTES]
+    recorded = frames.proof(b"secret", b"dialer", mine, theirs)
     first.write(recorded)
     first.writer.write(verdict(b"secret", mine, theirs))
     await ears.until(lambda: len(ears.events) == 1)
@@ -296,8 +297,8 @@ async def test_an_acceptors_proof_does_not_serve_a_dialer(two: tuple[Network, Ea
     """Reflecting what the node itself said does not open it."""
     network, _ = two
     stranger = await Stranger.connect(network)
-    stranger.write(wire.hello("c", "n1", "n2", bytes(32)))
-    stranger.write((await stranger.read())[-wire.PROOF_BYTES :])
+    stranger.write(frames.hello("c", "n1", "n2", bytes(32)))
+    stranger.write((await stranger.read())[-frames.PROOF_BYTES :])
     await stranger.closed()
     assert network.stats.rejected == {"wrong secret": 1}
 
@@ -311,20 +312,20 @@ async def test_a_bad_frame_of_a_peer_closes_its_connection(
     peer = await Stranger.connect(network)
     key, _ = await peer.shake_hands()
     body = msgpack.packb([1, [b"x"]])
-    good = wire.pack_frame(key, 0, body)
+    good = frames.pack_frame(key, 0, body)
     peer.writer.write(good)
     match fault:
         case "replayed":
             peer.writer.write(good)
         case "altered":
-            peer.writer.write(wire.pack_frame(key, 1, body)[:-1] + b"y")
+            peer.writer.write(frames.pack_frame(key, 1, body)[:-1] + b"y")
         case "skipped":
-            peer.writer.write(wire.pack_frame(key, 2, body))
+            peer.writer.write(frames.pack_frame(key, 2, body))
         case "too large":
             peer.writer.write(struct.pack("<I", 2**31))
         case "malformed":
-            peer.writer.write(wire.pack_frame(key, 1, msgpack.packb([0, [[9, 9]]])))
-    peer.writer.write(wire.pack_frame(key, 2, body))
+            peer.writer.write(frames.pack_frame(key, 1, msgpack.packb([0, [[9, 9]]])))
+    peer.writer.write(frames.pack_frame(key, 2, body))
     await peer.closed()
     assert sum(network.stats.rejected.values()) == 1
     assert [event for event in ears.events if event[0] == "payload"] == [("payload", ("n1", b"x"))]
@@ -333,7 +334,7 @@ async def test_a_bad_frame_of_a_peer_closes_its_connection(
 async def test_strangers_are_few_and_short_lived(
     two: tuple[Network, Ears], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond a number of them newcomers are closed at once, and silence is not waited for long."""
+    """Beyond a number of them the one that has waited longest goes, and silence is not waited for long."""
     network, _ = two
     monkeypatch.setattr(wire, "STRANGERS_MAX", 2)
     monkeypatch.setattr(wire, "HANDSHAKE_SECONDS", 0.05)
@@ -341,6 +342,19 @@ async def test_strangers_are_few_and_short_lived(
     for stranger in strangers:
         await stranger.closed()
     assert network.stats.rejected == {"too many strangers": 1, "handshake timeout": 2}
+
+
+async def test_a_door_full_of_strangers_keeps_no_peer_out(two: tuple[Network, Ears]) -> None:
+    """They hold every place and say nothing; a peer comes in at once all the same."""
+    network, ears = two
+    strangers = [await Stranger.connect(network) for _ in range(wire.STRANGERS_MAX)]
+    peer = await Stranger.connect(network)
+    await peer.shake_hands()
+    await ears.until(lambda: ears.events == [("connected", "n1")])
+    await strangers[0].closed()
+    assert network.stats.rejected == {"too many strangers": 1}
+    for stranger in (*strangers[1:], peer):
+        stranger.writer.close()
 
 
 async def test_a_peer_that_does_not_read_is_cut_off(
@@ -365,12 +379,12 @@ async def test_a_peer_that_does_not_read_is_cut_off(
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_hello_or_rejected(data: bytes) -> None:
     """The parser of what strangers send raises nothing else."""
-    for candidate in (data, wire.MAGIC + data):
+    for candidate in (data, frames.MAGIC + data):
         try:
-            cluster, sender, receiver, nonce = wire.parse_hello(candidate)
-        except wire.Rejected:
+            cluster, sender, receiver, nonce = frames.parse_hello(candidate)
+        except frames.Rejected:
             continue
-        assert wire.hello(cluster, sender, receiver, nonce) == candidate
+        assert frames.hello(cluster, sender, receiver, nonce) == candidate
 
 
 _values = st.recursive(
@@ -398,22 +412,22 @@ _values = st.recursive(
 def test_any_body_is_messages_or_rejected(body: bytes) -> None:
     """The parser of what peers send raises nothing else."""
     try:
-        kind, items = wire.decode_body(body, 1000)
-    except wire.Rejected:
+        kind, items = frames.decode_body(body, 1000)
+    except frames.Rejected:
         return
-    assert kind in (wire.KIND_RAFT, wire.KIND_APPLICATION)
+    assert kind in (frames.KIND_RAFT, frames.KIND_APPLICATION)
     assert isinstance(items, list)
 
 
 def test_a_frames_code_covers_its_place_and_content() -> None:
     """And is keyed."""
-    frame = wire.pack_frame(b"k" * 32, 3, b"body")[4:]
-    assert wire.open_frame(b"k" * 32, 3, frame) == b"body"
+    frame = frames.pack_frame(b"k" * 32, 3, b"body")[4:]
+    assert frames.open_frame(b"k" * 32, 3, frame) == b"body"
     for key, sequence, changed in (
         (b"x" * 32, 3, frame),
         (b"k" * 32, 4, frame),
         (b"k" * 32, 3, frame + b"z"),
     ):
-        with pytest.raises(wire.Rejected):
-            wire.open_frame(key, sequence, changed)
-    assert len(hmac.digest(b"", b"", "sha256")) == wire.PROOF_BYTES
+        with pytest.raises(frames.Rejected):
+            frames.open_frame(key, sequence, changed)
+    assert len(hmac.digest(b"", b"", "sha256")) == frames.PROOF_BYTES

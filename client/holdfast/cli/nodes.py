@@ -236,8 +236,9 @@ def check(config_path: Path, as_json: bool) -> None:
     """Read the configuration as a node would and say what it found; exit code 2 if it is wrong."""
     with _refusals_as_exit_codes():
         loaded = server_extra.load(config_path)
+        warnings = [*loaded.warnings, *server_extra.check_certificates(loaded)]
     nodes = server_extra.local_nodes(loaded)
-    _warn(loaded.warnings)
+    _warn(warnings)
     if as_json:
         print_json({"cluster": loaded.cluster, "nodes": [node.name for node in nodes], "ok": True})
         return

@@ -59,6 +59,16 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> ClusterConfig:
         raise Refusal(str(error), exit_codes.USAGE) from error
 
 
+def check_certificates(config: ClusterConfig) -> list[str]:
+    """Try out the certificates that are on this machine; warnings. Raises Refusal: one is wrong, and how."""
+    from holdfast_coordinator.config import ConfigError
+
+    try:
+        return config.check_certificates_here()
+    except ConfigError as error:
+        raise Refusal(str(error), exit_codes.USAGE) from error
+
+
 def local_nodes(config: ClusterConfig) -> tuple[LocalNode, ...]:
     """Every node of `config`, to be run on this machine."""
     return tuple(
@@ -88,6 +98,7 @@ def serve(config: ClusterConfig, node: str, *, bootstrap: bool) -> int:
 
     try:
         config.node(node)
+        config.check_certificates(node)
     except ConfigError as error:
         raise Refusal(str(error), exit_codes.USAGE) from error
     _need("holdfast_coordinator.server")

@@ -20,9 +20,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from holdfast_coordinator.certificates import CertificateError, CertificateFiles, Certificates
 from holdfast_coordinator.raft.compaction import CompactionConfig, CompactionStats, Compactor
 from holdfast_coordinator.raft.datadir import DataDirectory
 from holdfast_coordinator.raft.errors import AdminRefused, EngineFailure
+from holdfast_coordinator.raft.frames import NAME_BYTES_MAX
 from holdfast_coordinator.raft.journal import Journal
 from holdfast_coordinator.raft.kernel import Kernel, KernelConfig, KernelStats
 from holdfast_coordinator.raft.library import check_seams
@@ -41,7 +43,6 @@ from holdfast_coordinator.raft.ports import StorageStatus
 from holdfast_coordinator.raft.snapshots import SnapshotInfo, SnapshotStore
 from holdfast_coordinator.raft.transport import (
     FRAME_TARGET_BYTES,
-    NAME_BYTES_MAX,
     SEND_BUFFER_HIGH_BYTES,
     Network,
     TransportConfig,
@@ -96,6 +97,7 @@ class EngineConfig:
     a directory that was used before. limits_digest: nodes with another one refuse each other.
     max_entry_bytes: of one payload of the host.
     max_uncommitted_entries: the leader asks the host for no more while so many are on their way.
+    certificates: the connections between nodes are TLS, and each must name its node; None: they are not encrypted.
     compaction: how snapshots are taken; None: never, the journal grows (snapshots of leaders are installed
     all the same).
     """
@@ -111,6 +113,7 @@ class EngineConfig:
     limits_digest: bytes = bytes(DIGEST_BYTES)
     max_entry_bytes: int = 512 * 1024
     max_uncommitted_entries: int = 1024
+    certificates: CertificateFiles | None = None
     compaction: CompactionConfig | None = None
 
     def check(self) -> None:
@@ -517,6 +520,11 @@ class Engine:
     async def _open_network(self) -> None:
         config = self.config
         assert self._book is not None  # noqa: S101
+        try:
+            files = config.certificates
+            certificates = None if files is None else Certificates(files, config.node)
+        except CertificateError as error:
+            raise EngineFailure(f"the certificate of node {config.node}: {error}") from error
         self._network = Network(
             TransportConfig(
                 cluster=config.cluster,
@@ -529,6 +537,7 @@ class Engine:
             rng=self._rng,
             new_nonce=self._new_nonce,
             gate=_Gate(self, self._book),
+            certificates=certificates,
         )
         assert self._kernel is not None  # noqa: S101
         self.stats = EngineStats(self._kernel.stats, self._network.stats, self._journal)

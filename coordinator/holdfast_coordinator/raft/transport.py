@@ -3,6 +3,8 @@
 Rules:
 * One connection for each pair of nodes. The node with the lower name dials, so the two never race.
 * The newest connection wins: the older one is closed, and delivers nothing from that moment (D4).
+* With certificates every connection is TLS, and either end checks that the other's certificate names the node
+  that it is taken for, or says that it is. There is no way back to plain text.
 * Until both sides have proved that they know the cluster secret, nothing is parsed but a hello of
   fixed form. Nothing is ever unpickled.
 * Every frame carries a code over its place in the stream and its content, under a key of this
@@ -26,43 +28,55 @@ this connection only. Without TLS the content can be read on the way, but not ch
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
-import struct
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import msgpack
 
-from holdfast_coordinator.raft.messages import Message, MessageError, decode, encode
-from holdfast_coordinator.raft.peers import (
-    ACCEPTED,
-    DIGEST_BYTES,
-    ID_BYTES,
-    MEMBER,
-    VERDICTS,
-    Introduction,
-    Verdict,
+from holdfast_coordinator.raft.frames import (
+    HELLO_BYTES_MAX,
+    KIND_APPLICATION,
+    KIND_RAFT,
+    KIND_VERDICT,
+    LENGTH,
+    NONCE_BYTES,
+    PROOF_BYTES,
+    VERDICT_SEQUENCE,
+    Rejected,
+    decode_body,
+    decode_verdict,
+    hello,
+    open_frame,
+    pack_body,
+    pack_frame,
+    parse_hello,
+    proof,
+)
+from holdfast_coordinator.raft.messages import Message, encode
+from holdfast_coordinator.raft.peers import ACCEPTED, Introduction, Verdict
+from holdfast_coordinator.raft.rejections import BROKEN_OFF, Rejections
+from holdfast_coordinator.raft.tls import (
+    ANOTHER_NODES_CERTIFICATE,
+    UNEXPECTED_TLS,
+    TlsError,
+    TlsPipe,
+    looks_like_tls,
 )
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Mapping, Sequence
 
-MAGIC = b"HFraft2\n"
-NONCE_BYTES = 32
-PROOF_BYTES = 32
-CODE_BYTES = 16
-"""Of each frame's HMAC-SHA256; half of it is as long as a forger could ever need to guess."""
-NAME_BYTES_MAX = 255
-INTRODUCTION_BYTES = 1 + ID_BYTES + DIGEST_BYTES
-HELLO_BYTES_MAX = (
-    len(MAGIC) + 3 * (1 + NAME_BYTES_MAX) + INTRODUCTION_BYTES + NONCE_BYTES + PROOF_BYTES
-)
+    from holdfast_coordinator.certificates import Certificates
+
 HANDSHAKE_SECONDS = 2.0
 """A peer on the same network needs milliseconds; a stranger gets no longer than this."""
 STRANGERS_MAX = 64
-"""Connections that have not proved anything yet. Beyond it, the newcomer is closed at once."""
+"""Connections to us that have not proved anything yet. A peer needs milliseconds for it, so beyond this number the one that has
+been here longest goes: whoever fills the door with silence keeps nobody out."""
 DIAL_SECONDS = 2.0
 REDIAL_SECONDS = (0.05, 0.25)
 """Between attempts, random, so that nodes that start together do not dial in step."""
@@ -78,12 +92,6 @@ SEND_BUFFER_HIGH_BYTES = 8 * 2**20
 """From here on nothing is replicated to the peer, and no application message is accepted for it."""
 SEND_BUFFER_MAX_BYTES = 64 * 2**20
 """A peer that lets this much pile up is cut off; it starts again with an empty buffer."""
-
-KIND_RAFT, KIND_APPLICATION, KIND_VERDICT = 0, 1, 2
-VERDICT_SEQUENCE = 2**64 - 1
-"""The place of a verdict in the stream: before all frames, which are counted from 0."""
-_LENGTH = struct.Struct("<I")
-_SEQUENCE = struct.Struct("<Q")
 
 
 @dataclass(slots=True)
@@ -153,98 +161,6 @@ class TransportConfig:
         return FRAME_TARGET_BYTES + 4 * self.entry_bytes_max + 2**20
 
 
-class Rejected(Exception):  # the connection is closed, and the reason counted
-    """`args[0]` is one of a few fixed reasons."""
-
-
-def hello(
-    cluster: str,
-    sender: str,
-    receiver: str,
-    nonce: bytes,
-    introduction: Introduction = Introduction(),  # noqa: B008 - frozen
-) -> bytes:
-    """The first thing either side says."""
-    parts = [name.encode() for name in (cluster, sender, receiver)]
-    names = b"".join(bytes([len(part)]) + part for part in parts)
-    about = bytes([introduction.state]) + introduction.directory + introduction.limits
-    return MAGIC + names + about + nonce
-
-
-def parse_hello(data: bytes) -> tuple[str, str, str, Introduction]:
-    """(cluster, sender, receiver, introduction). Raises `Rejected`."""
-    if not data.startswith(MAGIC):
-        raise Rejected("not a peer")
-    names, position = [], len(MAGIC)
-    for _ in range(3):
-        length = data[position] if position < len(data) else 0
-        part = data[position + 1 : position + 1 + length]
-        if not part or len(part) != length:
-            raise Rejected("malformed hello")
-        try:
-            names.append(part.decode())
-        except UnicodeDecodeError:
-            raise Rejected("malformed hello") from None
-        position += 1 + length
-    about = data[position : position + INTRODUCTION_BYTES]
-    if len(data) != position + INTRODUCTION_BYTES + NONCE_BYTES or about[0] > MEMBER:
-        raise Rejected("malformed hello")
-    introduction = Introduction(about[1 : 1 + ID_BYTES], about[1 + ID_BYTES :], about[0])
-    return names[0], names[1], names[2], introduction
-
-
-def decode_verdict(body: bytes) -> Verdict:
-    """The first frame of a peer. Raises `Rejected`."""
-    try:
-        unpacked = msgpack.unpackb(body, raw=False, max_map_len=0, max_ext_len=0)
-    except (ValueError, msgpack.UnpackException, UnicodeDecodeError):
-        raise Rejected("malformed verdict") from None
-    match unpacked:
-        case [2, str(code), int(admission)] if code in VERDICTS and 0 <= admission < 2**62:
-            return Verdict(code, admission)
-    raise Rejected("malformed verdict")
-
-
-def proof(secret: bytes, role: bytes, dialer: bytes, acceptor: bytes) -> bytes:
-    """That whoever plays `role` knows the secret, for exactly these two hellos."""
-    text = b"".join(_LENGTH.pack(len(part)) + part for part in (role, dialer, acceptor))
-    return hmac.digest(secret, text, "sha256")
-
-
-def pack_frame(key: bytes, sequence: int, body: bytes) -> bytes:
-    """Length, code, body."""
-    code = hmac.digest(key, _SEQUENCE.pack(sequence) + body, "sha256")[:CODE_BYTES]
-    return _LENGTH.pack(CODE_BYTES + len(body)) + code + body
-
-
-def open_frame(key: bytes, sequence: int, frame: bytes) -> bytes:
-    """The body of a frame (without its length). Raises `Rejected`."""
-    code, body = frame[:CODE_BYTES], frame[CODE_BYTES:]
-    expected = hmac.digest(key, _SEQUENCE.pack(sequence) + body, "sha256")[:CODE_BYTES]
-    if not hmac.compare_digest(code, expected):
-        raise Rejected("frame code")
-    return body
-
-
-def decode_body(body: bytes, entry_bytes_max: int) -> tuple[int, list[Any]]:
-    """(kind, messages or payloads) of an authenticated frame. Raises `Rejected`."""
-    try:
-        unpacked = msgpack.unpackb(
-            body, raw=False, strict_map_key=True, max_map_len=0, max_ext_len=0
-        )
-    except (ValueError, msgpack.UnpackException, UnicodeDecodeError, RecursionError):
-        raise Rejected("malformed frame") from None
-    match unpacked:
-        case [0, list(items)]:
-            try:
-                return KIND_RAFT, [decode(item, entry_bytes_max=entry_bytes_max) for item in items]
-            except MessageError:
-                raise Rejected("malformed message") from None
-        case [1, list(items)] if all(type(item) is bytes for item in items):
-            return KIND_APPLICATION, items
-    raise Rejected("malformed frame")
-
-
 class Connection(asyncio.Protocol):
     """One TCP connection, from the hello to its end."""
 
@@ -258,6 +174,8 @@ class Connection(asyncio.Protocol):
         self.dialed = dialed is not None
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
+        self._tls: TlsPipe | None = None
+        self._is_leaving = False
         self._own_hello = b""
         self._hellos = (b"", b"")
         self._keys = (b"", b"")
@@ -272,14 +190,22 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         transport.set_write_buffer_limits(high=SEND_BUFFER_HIGH_BYTES)
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(HANDSHAKE_SECONDS, self.reject, "handshake timeout")
+        self._timer = loop.call_later(HANDSHAKE_SECONDS, self._take_too_long)
         if not self._network.admit(self):
             return
-        if self.dialed:
-            self._own_hello = self._network.hello_to(self.peer or "")
-            self._write_handshake(self._own_hello)
+        certificates = self._network.certificates
+        if certificates is not None:
+            self._tls = TlsPipe(certificates.contexts(), dials=self.dialed)
+            if self.dialed:
+                self._tls.begin()
+                transport.write(self._tls.take())
+        elif self.dialed:
+            self._greet()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.dialed and self._tls is not None and not self._tls.is_open and not self._is_over:
+            self.was_refused = True
+            self._count(BROKEN_OFF)
         self.close()
         self._network.lost(self)
         self.closed.set()
@@ -304,13 +230,33 @@ class Connection(asyncio.Protocol):
 
     def reject(self, reason: str) -> None:
         """Close, and count why."""
-        self._network.stats.rejected[reason] += 1
+        self._count(reason)
         self.close()
+
+    def _count(self, reason: str, detail: str = "") -> None:
+        address = None if self._transport is None else self._transport.get_extra_info("peername")
+        self._network.note_rejected(reason, self.peer, address, detail)
+
+    def _take_too_long(self) -> None:
+        if self._is_leaving:
+            self.close()
+        else:
+            self.reject("handshake timeout")
+
+    def _leave(self) -> None:
+        """Close, after the other side has read why. It closes then; if not, the time for the handshake ends it."""
+        self._is_leaving = True
+        self.was_refused = True
+        self._buffer.clear()
+        if self._transport is not None:
+            # Not aborted, nor closed at once: what the other side still sends would turn it into a reset, and eat the reason.
+            with contextlib.suppress(OSError):  # it is gone already
+                self._transport.write_eof()
 
     @property
     def _is_over(self) -> bool:
-        """Closed by this side."""
-        return self._transport is None
+        """Closed by this side: nothing is delivered any more, and nothing sent."""
+        return self._transport is None or self._is_leaving
 
     @property
     def unsent_bytes(self) -> int:
@@ -319,7 +265,7 @@ class Connection(asyncio.Protocol):
 
     def send_body(self, body: bytes) -> None:
         """One frame. A peer that does not read is cut off before its buffer grows for ever."""
-        if self._transport is None:
+        if self._is_over:
             return
         if self.unsent_bytes > SEND_BUFFER_MAX_BYTES:
             return self.reject("send buffer overflow")
@@ -328,32 +274,79 @@ class Connection(asyncio.Protocol):
         self._spoke_at = asyncio.get_running_loop().time()
         self._network.stats.frames_out += 1
         self._network.stats.bytes_out += len(frame)
-        self._transport.write(frame)
+        self._write(frame)
+
+    def _write(self, data: bytes) -> None:
+        if self._is_over or self._transport is None:
+            return
+        if self._tls is not None:
+            self._tls.write(data)
+            data = self._tls.take()
+        self._transport.write(data)
 
     def data_received(self, data: bytes) -> None:
         if self._is_over:
             return  # what the loop had read already is not kept
-        self._buffer += data
         self._heard_at = asyncio.get_running_loop().time()
-        position = 0
         try:
-            while self._transport is not None and len(self._buffer) - position >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(self._buffer, position)
-                limit = self._network.config.frame_bytes_max if self.ready else HELLO_BYTES_MAX
-                if length > limit:
-                    raise Rejected("frame too large")
-                end = position + _LENGTH.size + length
-                if len(self._buffer) < end:
-                    break
-                frame = bytes(self._buffer[position + _LENGTH.size : end])
-                position = end
-                if self._keyed:
-                    self._on_frame(frame)
-                else:
-                    self._on_handshake(frame)
+            if self._tls is None:
+                self._take_in(data)
+            else:
+                self._decrypt(self._tls, data)
         except Rejected as rejected:
-            return self.reject(rejected.args[0])
-        if self._transport is not None:
+            self.reject(rejected.args[0])
+        except TlsError as error:
+            self._count(error.reason, error.detail)
+            self._flush_tls()
+            if self.ready:
+                self.close()
+            else:
+                self._leave()
+
+    def _decrypt(self, tls: TlsPipe, data: bytes) -> None:
+        if tls.feed(data) and self.dialed:
+            if (self.peer or "").lower() not in tls.names:
+                self.was_refused = True
+                raise Rejected(ANOTHER_NODES_CERTIFICATE)
+            self._greet()
+        if tls.is_open:
+            for piece in tls.read():
+                self._take_in(piece)
+                if self._is_over:
+                    return
+        self._flush_tls()
+
+    def _flush_tls(self) -> None:
+        """What TLS itself has to say: its handshake, its alerts, its new keys."""
+        waiting = b"" if self._tls is None else self._tls.take()
+        if not waiting or self._transport is None:
+            return
+        if self.unsent_bytes > SEND_BUFFER_MAX_BYTES:
+            return self.reject("send buffer overflow")
+        self._transport.write(waiting)
+
+    def _take_in(self, data: bytes) -> None:
+        """Cut into frames. Raises `Rejected`."""
+        self._buffer += data
+        position = 0
+        while not self._is_over and len(self._buffer) - position >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(self._buffer, position)
+            limit = self._network.config.frame_bytes_max if self.ready else HELLO_BYTES_MAX
+            if length > limit:
+                is_tls = not self._keyed and looks_like_tls(
+                    bytes(self._buffer[position : position + LENGTH.size])
+                )
+                raise Rejected(UNEXPECTED_TLS if is_tls else "frame too large")
+            end = position + LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            frame = bytes(self._buffer[position + LENGTH.size : end])
+            position = end
+            if self._keyed:
+                self._on_frame(frame)
+            else:
+                self._on_handshake(frame)
+        if not self._is_over:
             del self._buffer[:position]
 
     def _on_frame(self, frame: bytes) -> None:
@@ -386,6 +379,9 @@ class Connection(asyncio.Protocol):
 
     def _answer_hello(self, frame: bytes) -> None:
         sender, self._theirs = self._network.check_hello(frame)
+        if self._tls is not None and sender.lower() not in self._tls.names:
+            self.peer = sender
+            raise Rejected(ANOTHER_NODES_CERTIFICATE)
         own = self._network.hello_to(sender)
         self.peer = sender
         self._hellos = (frame, own)
@@ -406,9 +402,13 @@ class Connection(asyncio.Protocol):
         self._write_handshake(mine)
         self._become_ready()
 
+    def _greet(self) -> None:
+        """A dialer's first word."""
+        self._own_hello = self._network.hello_to(self.peer or "")
+        self._write_handshake(self._own_hello)
+
     def _write_handshake(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(_LENGTH.pack(len(data)) + data)
+        self._write(LENGTH.pack(len(data)) + data)
 
     def _become_ready(self) -> None:
         secret = self._network.config.secret
@@ -419,14 +419,10 @@ class Connection(asyncio.Protocol):
         self._keyed = True
         verdict = self._network.gate.judge(self.peer or "", self._theirs)
         body = msgpack.packb([KIND_VERDICT, verdict.code, verdict.admission])
-        if self._transport is not None:
-            self._transport.write(pack_frame(self._keys[0], VERDICT_SEQUENCE, body))
-        if verdict.code != ACCEPTED and self._transport is not None:
-            # Not aborted: the other side has to read why.
-            self.was_refused = True
-            self._network.stats.rejected[verdict.code] += 1
-            self._transport.close()
-            self._transport = None
+        self._write(pack_frame(self._keys[0], VERDICT_SEQUENCE, body))
+        if verdict.code != ACCEPTED:
+            self._count(verdict.code)
+            self._leave()
 
     def _on_verdict(self, verdict: Verdict) -> None:
         peer, gate = self.peer or "", self._network.gate
@@ -468,15 +464,20 @@ class Network:
         rng: random.Random,
         new_nonce: Callable[[int], bytes],
         gate: Gate | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
+        """`certificates`: every connection is TLS; without them, none is."""
         self.config = config
+        self.certificates = certificates
         self.gate: Gate = gate if gate is not None else OpenGate()
         self.receiver = receiver
-        self.stats = TransportStats()
+        self._rejections = Rejections(config.node)
+        self.stats = TransportStats(rejected=self._rejections.counts)
         self._rng = rng
         self._new_nonce = new_nonce
         self._live: dict[str, Connection] = {}
-        self._strangers: set[Connection] = set()
+        self._strangers: dict[Connection, None] = {}
+        """In the order in which they came."""
         self._server: asyncio.Server | None = None
         self._dialers: list[asyncio.Task[None]] = []
         self._stopped = False
@@ -534,10 +535,10 @@ class Network:
             packed.append(msgpack.packb(encode(message)))
             size += len(packed[-1])
             if size >= FRAME_TARGET_BYTES:
-                connection.send_body(_body(KIND_RAFT, packed))
+                connection.send_body(pack_body(KIND_RAFT, packed))
                 packed, size = [], 0
         if packed:
-            connection.send_body(_body(KIND_RAFT, packed))
+            connection.send_body(pack_body(KIND_RAFT, packed))
 
     def send_payloads(self, peer: str, payloads: Sequence[bytes]) -> None:
         """Application messages, in order, in one frame."""
@@ -574,30 +575,40 @@ class Network:
             connection.close()
 
     def admit(self, connection: Connection) -> bool:
-        """A new connection that has proved nothing yet. Those that this node dials are few, and
-        strangers at the door must not keep it from them."""
-        strangers = sum(not each.dialed for each in self._strangers)
-        if self._stopped or (strangers >= STRANGERS_MAX and not connection.dialed):
-            connection.reject("too many strangers")
+        """A new connection that has proved nothing yet. Those that this node dials are few, and do not count."""
+        if self._stopped:
+            connection.close()
             return False
-        self._strangers.add(connection)
+        if not connection.dialed:
+            at_the_door = [each for each in self._strangers if not each.dialed]
+            if len(at_the_door) >= STRANGERS_MAX:
+                del self._strangers[at_the_door[0]]
+                at_the_door[0].reject("too many strangers")
+        self._strangers[connection] = None
         return True
+
+    def note_rejected(self, reason: str, peer: str | None, address: object, detail: str) -> None:
+        """A connection is closed because of what its other end sent."""
+        at = str(address[0]) if isinstance(address, tuple) else "an address unknown"
+        now = asyncio.get_running_loop().time()
+        self._rejections.add(reason, peer=peer, at=at, detail=detail, now=now)
 
     def established(self, connection: Connection) -> None:
         """Both sides have proved the secret: this is now the one connection with the peer."""
         peer = connection.peer or ""
-        self._strangers.discard(connection)
+        self._strangers.pop(connection, None)
         older = self._live.pop(peer, None)
         if older is not None:
             older.close()
             self.receiver.on_disconnected(peer)
         self._live[peer] = connection
         self.stats.connections += 1
+        self._rejections.forget(peer)
         self.receiver.on_connected(peer)
 
     def lost(self, connection: Connection) -> None:
         """The socket is gone."""
-        self._strangers.discard(connection)
+        self._strangers.pop(connection, None)
         peer = connection.peer or ""
         if self._live.get(peer) is connection:
             del self._live[peer]
@@ -620,10 +631,3 @@ class Network:
                 if connection.was_refused:
                     pause = REFUSED_REDIAL_SECONDS
             await asyncio.sleep(self._rng.uniform(*pause))
-
-
-def _body(kind: int, packed: Sequence[bytes]) -> bytes:
-    """[kind, [message, ...]] out of messages that are packed already."""
-    packer = msgpack.Packer()
-    head: bytes = packer.pack_array_header(2) + packer.pack(kind)
-    return b"".join([head, packer.pack_array_header(len(packed)), *packed])
