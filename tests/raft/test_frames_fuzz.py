@@ -12,7 +12,7 @@ import struct
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgpack
 import pytest
@@ -271,7 +271,10 @@ def _almost_messages(draw: st.DrawFn) -> Any:
         case "change":
             raw[at] = draw(_values)
         case "disguise":
-            raw[at] = draw(st.sampled_from(lookalikes(raw[at])))
+            inside, place = raw, at
+            while type(inside[place]) is list and inside[place]:
+                inside, place = inside[place], draw(st.integers(0, len(inside[place]) - 1))
+            inside[place] = draw(st.sampled_from(lookalikes(inside[place])))
         case "drop":
             del raw[at]
         case _:
@@ -283,6 +286,7 @@ def test_every_kind_of_message_is_generated_here() -> None:
     """A new one must be added to these tests."""
     kinds = {type(each) for each in schema.Message.__args__}
     assert len(schema.Message.__args__) == 14, kinds
+    assert {type(each) for each in OF_ZEROS_AND_ONES} == kinds
 
 
 @fuzz
@@ -294,12 +298,68 @@ def test_a_message_is_the_same_after_the_journey(message: Message) -> None:
 @fuzz
 @given(_almost_messages() | _values)
 def test_what_is_almost_a_message_is_refused_or_means_exactly_what_it_says(raw: Any) -> None:
-    """The schema is closed: what is accepted would be written in the same way, to the byte."""
+    """The schema is closed: what is accepted has the types that the schema names, and would be written in the same way, to the
+    byte."""
     try:
         message = decode(raw, entry_bytes_max=ENTRY_BYTES_MAX)
     except MessageError:
         return
+    for name, hint in get_type_hints(type(message)).items():
+        assert is_exactly(getattr(message, name), hint), (name, message)
     assert msgpack.packb(encode(message)) == msgpack.packb(raw)
+
+
+def is_exactly(value: Any, hint: Any) -> bool:
+    """Of this very type; a bool is no int."""
+    inner = get_args(hint)
+    if not inner:
+        return type(value) is hint
+    if inner[-1] is Ellipsis:
+        return type(value) is tuple and all(is_exactly(each, inner[0]) for each in value)
+    return type(value) is tuple and all(map(is_exactly, value, inner))
+
+
+OF_ZEROS_AND_ONES: list[Message] = [
+    schema.Append(1, 0, 1, 0, 0, ((0, schema.ENTRY_NO_OP), (1, schema.ENTRY_NO_OP))),
+    schema.Ack(1, 1, success=False, reset=True, stamp=0),
+    schema.VoteRequest(1, 1, 0, hand_over=True),
+    schema.Vote(1),
+    schema.TermNotice(0),
+    schema.PreVoteRequest(1, 1, 0),
+    schema.PreVote(1),
+    schema.TimeoutNow(1),
+    schema.HandOverRequest(1),
+    schema.AdmitRequest("n1", "00" * 16),
+    schema.Admissions((("n1", 1, "00" * 16),)),
+    schema.SnapshotOffer(1, 0, 1, 0, 1, bytes(32)),
+    schema.SnapshotChunk(1, 0, 1, 0, b"x"),
+    schema.SnapshotAnswer(1, 0, 1, 0, refused=False),
+]
+
+
+def leaves(raw: list[Any], path: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
+    """Where the fields are."""
+    for at, value in enumerate(raw):
+        if type(value) is list:
+            yield from leaves(value, (*path, at))
+        else:
+            yield (*path, at)
+
+
+@pytest.mark.parametrize("message", OF_ZEROS_AND_ONES, ids=lambda message: type(message).__name__)
+def test_no_field_of_any_message_takes_what_only_equals_it(message: Message) -> None:
+    """Each number as a float and as a boolean, each boolean as a number: all are refused."""
+    assert decode(on_the_wire(message), entry_bytes_max=ENTRY_BYTES_MAX) == message
+    for path in leaves(on_the_wire(message)):
+        raw = inside = on_the_wire(message)
+        for at in path[:-1]:
+            inside = inside[at]
+        value = inside[path[-1]]
+        for other in lookalikes(value):
+            if type(other) is not type(value):
+                inside[path[-1]] = other
+                with pytest.raises(MessageError):
+                    decode(raw, entry_bytes_max=ENTRY_BYTES_MAX)
 
 
 _kinds = st.sampled_from([0, 1, 2, 3, False, True, 0.0, 1.0, 2.0, -0.0, None, b"", ""])
