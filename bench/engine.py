@@ -1,12 +1,13 @@
 """How fast the replicated log is: three real processes, fsync on, a machine that does nothing.
 
-    python bench/engine.py [--in-flight 1,64,512] [--seconds 5] [--directory DIR]
+    python bench/engine.py [--in-flight 1,64,512] [--seconds 5] [--rounds 1] [--tls] [--directory DIR]
 
 For each number of operations in flight it starts three nodes on loopback with new data directories,
 waits until all are connected, and lets the leader propose for so many seconds, each operation as
 soon as the one before it is applied. One line each: operations/s, p50 and p99 from the proposal to
 the leader's own apply, syncs of the leader's journal for each operation, and the mean time of a
-sync. Everything shares one machine, so the figures are a floor for three machines.
+sync. Everything shares one machine, so the figures are a floor for three machines. With --tls each run is followed
+by the same over mutual TLS (that needs trustme: `make setup`); with --rounds both are repeated, one after the other.
 
 If HOLDFAST_PROTOTYPE names the file of the throw-away prototype that the design was measured with,
 it is run in the same way, right after the engine, and printed beside it.
@@ -32,6 +33,7 @@ from pathlib import Path
 import msgpack
 import uvloop
 
+from holdfast_coordinator.certificates import CertificateFiles
 from holdfast_coordinator.raft import Engine, EngineConfig
 
 NAMES = ("n1", "n2", "n3")
@@ -86,6 +88,9 @@ async def run_node(arguments: argparse.Namespace) -> None:
             heartbeat_ms=200,
             election_ms=(1000, 2000),
             bootstrap=True,
+            certificates=certificate_files(Path(arguments.directory), arguments.node)
+            if arguments.tls
+            else None,
         ),
         host,
         rng=random.Random(arguments.node),  # noqa: S311 - a seeded run
@@ -170,11 +175,35 @@ def first_line(processes: list[subprocess.Popen[str]], pattern: str, seconds: fl
             process.wait()
 
 
-def run_engine(in_flight: int, seconds: float, directory: Path) -> dict[str, float]:
+def certificate_files(directory: Path, node: str) -> CertificateFiles:
+    return CertificateFiles(
+        directory / "ca.pem", directory / f"{node}.pem", directory / f"{node}.key"
+    )
+
+
+def make_certificates(directory: Path) -> None:
+    """For all three, by a CA of this run."""
+    import trustme
+
+    ca = trustme.CA()
+    for name in NAMES:
+        files = certificate_files(directory, name)
+        leaf = ca.issue_cert(name)
+        ca.cert_pem.write_to_path(files.ca)
+        leaf.cert_chain_pems[0].write_to_path(files.certificate)
+        leaf.private_key_pem.write_to_path(files.key)
+
+
+def run_engine(
+    in_flight: int, seconds: float, directory: Path, *, tls: bool = False
+) -> dict[str, float]:
     """Three processes of the engine."""
     ports = ",".join(map(str, free_ports()))
     command = [sys.executable, __file__, "--ports", ports, "--load", str(in_flight)]
     command += ["--seconds", str(seconds), "--directory", str(directory)]
+    if tls:
+        make_certificates(directory)
+        command.append("--tls")
     processes = [
         subprocess.Popen([*command, "--node", name], stdout=subprocess.PIPE, text=True)  # noqa: S603
         for name in NAMES
@@ -228,6 +257,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--in-flight", default="1,64,512")
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--tls", action="store_true", help="run each over TLS too")
     parser.add_argument("--directory", help="where the journals go; default: a temporary folder")
     for hidden in ("--node", "--ports", "--load"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
@@ -237,9 +268,11 @@ def main() -> None:
         uvloop.run(run_node(arguments))
         return
     prototype = os.environ.get("HOLDFAST_PROTOTYPE")
-    for in_flight in map(int, arguments.in_flight.split(",")):
-        with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
-            report("engine", in_flight, run_engine(in_flight, arguments.seconds, Path(directory)))
+    for in_flight in [int(each) for each in arguments.in_flight.split(",")] * arguments.rounds:
+        for tls in (False, True) if arguments.tls else (False,):
+            with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
+                result = run_engine(in_flight, arguments.seconds, Path(directory), tls=tls)
+                report("engine TLS" if tls else "engine", in_flight, result)
         if prototype:
             with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
                 result = run_prototype(prototype, in_flight, arguments.seconds, Path(directory))
