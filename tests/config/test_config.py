@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from holdfast_coordinator import config
+from holdfast_coordinator.certificates import CertificateFiles
 from holdfast_coordinator.config import Address, ConfigError, HttpLimits, load, parse_address
 from holdfast_coordinator.machine import Limits
 
@@ -79,6 +80,20 @@ def test_what_the_files_comments_suggest_is_valid(write):
     loaded = load(write(text), {})
     assert "timing:\n" in text
     assert (loaded.timing, loaded.http_limits) == (config.Timing(100, 400, 800), HttpLimits())
+
+
+def test_the_certificates_that_the_files_comments_suggest_are_each_nodes_own(write):
+    """Relative to the file, with the node's name in them."""
+    text = (ROOT / "cluster.yml").read_text()
+    for name in ("raft_tls:", "  ca:", "  certificate:", "  key:"):
+        text = text.replace(f"\n# {name}", f"\n{name}")
+    path = write(text)
+    loaded = load(path, {})
+    assert loaded.raft_tls is not None
+    below = path.parent / "tls"
+    files = CertificateFiles(below / "ca.pem", below / "n2.pem", below / "n2.key")
+    assert loaded.raft_tls.of("n2") == files
+    assert load(ROOT / "cluster.yml", {}).raft_tls is None
 
 
 def test_limits_go_to_whom_they_bound(write):
