@@ -1,8 +1,9 @@
 """What is deliberately remembered of things that have ended, all of it bounded.
 
-Three memories: per key the last ended hold (`previous`), per token how its hold ended (for a repeated release), per session id
-how it ended. Rule: whatever is dropped from `previous` is at or below `horizon`, so "none remembered" is never mistaken for
-"there was none". This module does not know sessions or locks, only names and numbers.
+Three memories: per key the last ended hold (`previous`), per token how its hold ended (for a repeated release; of a forced one
+also its keys and its floor, for a repeated force), per session id how it ended. Rule: whatever is dropped from `previous` is at
+or below `horizon`, so "none remembered" is never mistaken for "there was none". This module does not know sessions or locks,
+only names and numbers.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class History:
         "ended_sessions",
         "ending_order",
         "endings",
+        "forced",
         "horizon",
         "previous",
         "previous_heap",
@@ -32,6 +34,7 @@ class History:
         self.horizon = 0
         self.endings: dict[int, tuple[str, Ended]] = {}
         self.ending_order: deque[int] = deque()
+        self.forced: dict[int, tuple[tuple[str, ...], int]] = {}  # as long as in `endings`
         self.ended_sessions: dict[str, Ended] = {}
         self.ended_order: deque[str] = deque()
 
@@ -51,8 +54,12 @@ class History:
             heappush(self.previous_heap, (token, key))
         self.endings[token] = (session, ended)
         self.ending_order.append(token)
+        if floor is not None:
+            self.forced[token] = (keys, floor)
         while len(self.endings) > endings_max:
-            del self.endings[self.ending_order.popleft()]
+            oldest = self.ending_order.popleft()
+            del self.endings[oldest]
+            self.forced.pop(oldest, None)
         while len(self.previous) > previous_max:
             self._drop_oldest()
         if len(self.previous_heap) > 2 * len(self.previous) + DEADLINES_SLACK:

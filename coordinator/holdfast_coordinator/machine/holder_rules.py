@@ -75,9 +75,10 @@ def _completed_before(state: State, operation: Complete) -> Completed | Refused:
     session, ended = state.history.endings.get(operation.token, (None, None))
     if session != operation.session or ended != "completed":
         return _ended_before(state, operation)
-    closure = state.done.get(operation.token)
-    if closure is None:
+    closures = state.done.get(operation.token)
+    if closures is None:
         return Completed(operation.token, 0)
+    closure = closures[0]  # one result and one deadline for all the keys that are left
     if closure.result != operation.result:
         return conflict("result", "the work was completed with another result")
     return Completed(operation.token, (closure.deadline_ms or 0) - state.cluster_time_ms)

@@ -12,7 +12,7 @@ from . import quotas
 from .deadlines import CLOSURE, SESSION, WAIT
 from .limits import DEADLINES_SLACK, INCARNATION_TOKENS_MAX
 from .outcomes import UNCLEAN
-from .state import Hold, Phase, Session, State, Tally
+from .state import Closure, Hold, Phase, Session, State, Tally
 from .table import is_joinable
 from .trail import chain
 
@@ -100,9 +100,12 @@ def _check_closures(state: State) -> None:
         _require(done or closure.ended in UNCLEAN, "what is closed otherwise ended uncleanly")
         if closure.by != "delay":
             _require(key not in state.queues, "nobody waits for what time alone does not open")
-    for token, closure in state.done.items():
-        known = state.closures.get(closure.key) is closure and closure.token == token
-        _require(known and closure.by == "done", "a result is found by its token")
+    by_token: dict[int, list[Closure]] = {}
+    for closure in state.closures.values():
+        if closure.by == "done":
+            by_token.setdefault(closure.token, []).append(closure)
+    found = {token: list(closures) for token, closures in state.done.items()}
+    _require(found == by_token, "every result is found by its token")
     for note in state.checkpoints.values():
         _require(note.token <= state.last_token, "a checkpoint was written by a holder")
 
@@ -224,6 +227,8 @@ def _check_history(state: State) -> None:
     remembered = sorted(token for token, _ in history.previous_heap)
     _require(len(remembered) >= len(tokens), "every previous hold can be dropped")
     _require(list(history.endings) == list(history.ending_order), "endings are kept in order")
+    forced = {token for token, (_, how) in history.endings.items() if how == "forced"}
+    _require(set(history.forced) == forced, "the floor of a forced hold is known while its end is")
     ended = list(history.ended_sessions) == list(history.ended_order)
     _require(ended, "ended sessions are kept in order")
     _require(all(token not in state.holds for token in history.endings), "what ended has ended")

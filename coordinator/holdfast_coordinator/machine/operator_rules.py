@@ -43,7 +43,7 @@ def force_release(state: State, origin: Origin, operation: ForceRelease, out: Ou
 def _holds_meant(state: State, operation: ForceRelease) -> list[Hold]:
     """Everything that stands on the key, if the named hold is among it. A shared phase has one fence and so goes as one: the floor
     would shut out those who are left. The holds of a semaphore have none, so there a single one can go. The named hold is
-    the last to end, which makes it the `previous` by which a repeat is known."""
+    the last to end, so that `previous` tells of it."""
     holds = holds_on(state, operation.key)
     named = [hold for hold in holds if hold.token == operation.token]
     if operation.token is None:
@@ -54,14 +54,17 @@ def _holds_meant(state: State, operation: ForceRelease) -> list[Hold]:
 
 
 def _forced_before(state: State, operation: ForceRelease) -> ForceReleased | Refused:
-    """The floor must be the same again. Time 0: token 17 is forced out, floor 18, and the answer is lost. Time 1: 19 is granted.
-    Time 2: the operator asks again; a new floor of 20 would shut out 19, who has done nothing wrong."""
-    previous = state.history.previous.get(operation.key)
-    if operation.token is None or previous is None or previous.token != operation.token:
+    """The floor must be the same again. Time 0: token 17 is forced out, floor 18, and the answer is lost. Time 1: 19 is granted
+    (and perhaps released). Time 2: the operator asks again; a new floor of 20 would shut out 19, who has done nothing wrong,
+    and `not_held` would say of what was done that it was refused."""
+    key, token = operation.key, operation.token
+    if token is None:
         return not_held(None)
-    if previous.floor is None:
-        return not_held(previous.ended)
-    return ForceReleased((previous.token,), previous.floor)
+    keys, floor = state.history.forced.get(token, ((), 0))
+    if key in keys:
+        return ForceReleased((token,), floor)
+    previous = state.history.previous.get(key)
+    return not_held(previous.ended if previous is not None and previous.token == token else None)
 
 
 def _tell(session: Session, hold: Hold) -> None:

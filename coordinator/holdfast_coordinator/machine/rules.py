@@ -318,20 +318,24 @@ def release(state: State, origin: Origin, operation: Release, out: Out) -> None:
         _release_hold(state, state.sessions[hold.session], token, out)
         return
     session, ended = state.history.endings.get(token, (None, None))
-    if session != operation.session:
+    if _lets_go_of_forced(state, operation.session, token):
+        out.append((origin, not_held("forced")))
+    elif session != operation.session:
         out.append((origin, not_held(None)))
     elif ended == "released":
         out.append((origin, Released(token)))
     else:
-        _let_go_of_forced(state, operation.session, token)
         out.append((origin, not_held(ended)))
 
 
-def _let_go_of_forced(state: State, session_id: str, token: int) -> None:
-    """The client knows now that an operator ended this hold: it need not be told again."""
+def _lets_go_of_forced(state: State, session_id: str, token: int) -> bool:
+    """The client knows now that an operator ended this hold: it need not be told again. Its session remembers that for as long
+    as it takes, also when the ending itself has been forgotten."""
     session = state.sessions.get(session_id)
-    if session is not None and session.forced is not None and token in session.forced:
-        session.forced.remove(token)
+    if session is None or session.forced is None or token not in session.forced:
+        return False
+    session.forced.remove(token)
+    return True
 
 
 def _release_hold(state: State, session: Session, token: int, out: Out) -> None:

@@ -78,7 +78,10 @@ def encode_state(state: State) -> bytes:
             [_encode_waiter(waiter) for waiter in state.waiters.values()],
             [_encode_requests(session) for session in state.sessions.values() if session.requests],
             [[key, *_encode_previous(previous)] for key, previous in history.previous.items()],
-            [[token, *history.endings[token]] for token in history.ending_order],
+            [
+                [token, *history.endings[token], *history.forced.get(token, ())]
+                for token in history.ending_order
+            ],
             [[name, history.ended_sessions[name]] for name in history.ended_order],
             [_encode_closure(closure) for closure in state.closures.values()],
             [[key, note.token, note.value] for key, note in state.checkpoints.items()],
@@ -212,9 +215,12 @@ def _read_previous(state: State, key: str, *fields: Any) -> None:
     state.history.previous[key] = Previous(*fields)
 
 
-def _read_ending(state: State, token: int, session: str, ended: Ended) -> None:
+def _read_ending(state: State, token: int, session: str, ended: Ended, *forced: Any) -> None:
     state.history.endings[token] = (session, ended)
     state.history.ending_order.append(token)
+    if forced:
+        keys, floor = forced
+        state.history.forced[token] = (tuple(keys), floor)
 
 
 def _read_ended_session(state: State, session: str, ended: Ended) -> None:

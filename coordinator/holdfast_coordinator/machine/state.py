@@ -201,7 +201,9 @@ class State:
         self.holds: dict[int, Hold] = {}
         self.standing: dict[str, Hold | Phase | Closure] = {}
         self.closures: dict[str, Closure] = {}
-        self.done: dict[int, Closure] = {}  # of the first key of each completed hold, by its token
+        self.done: dict[
+            int, tuple[Closure, ...]
+        ] = {}  # what is left of each completed hold, by its token
         self.checkpoints: dict[str, Note] = {}
         self.queues: dict[str, Queue] = {}
         self.waiters: dict[int, Waiter] = {}

@@ -20,7 +20,7 @@ from . import quotas
 from .closed_views import closed_view, unclean_view
 from .limits import INCARNATION_TOKENS_MAX
 from .operations import Acquire, Origin, Terms
-from .outcomes import UNCLEAN, Ended, Granted, Holder, Refused
+from .outcomes import UNCLEAN, Ended, Granted, Holder, Note, Refused
 from .refusals import closed, too_many
 from .state import Closure, Hold, Out, Phase, Session, State, Waiter
 
@@ -125,9 +125,14 @@ def grant(
         session.deadline_ms - now_ms,
         tuple([remembered.get(key) for key in keys]),
         state.history.horizon,
-        tuple([noted.get(key) for key in keys]) if noted else (),
+        _notes_on(noted, keys) if noted else (),
         limit,
     )
+
+
+def _notes_on(noted: dict[str, Note], keys: tuple[str, ...]) -> tuple[Note | None, ...]:
+    notes = tuple([noted.get(key) for key in keys])
+    return notes if any(notes) else ()
 
 
 def fence_of(state: State, hold: Hold) -> int | tuple[int, ...] | None:
@@ -409,7 +414,7 @@ def link_closure(state: State, closure: Closure) -> None:
     state.tally.closed[closure.by] += 1
     state.tally.done_bytes += _bytes_of(closure)
     if closure.by == "done":
-        state.done.setdefault(closure.token, closure)
+        state.done[closure.token] = (*state.done.get(closure.token, ()), closure)
 
 
 def open_key(state: State, closure: Closure) -> None:
@@ -418,8 +423,12 @@ def open_key(state: State, closure: Closure) -> None:
     del state.closures[closure.key]
     state.tally.closed[closure.by] -= 1
     state.tally.done_bytes -= _bytes_of(closure)
-    if state.done.get(closure.token) is closure:
-        del state.done[closure.token]
+    if closure.by == "done":
+        left = tuple([each for each in state.done[closure.token] if each is not closure])
+        if left:
+            state.done[closure.token] = left
+        else:
+            del state.done[closure.token]
 
 
 def _bytes_of(closure: Closure) -> int:
