@@ -12,15 +12,21 @@ Nothing is remembered: the circle is looked for when a task that holds something
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import takewhile
+from typing import Final
 
 from .limits import DEADLOCK_STEPS_MAX
 from .operations import Acquire, Origin, Terms
 from .outcomes import Blocked
 from .state import Hold, Phase, Session, State, Waiter
+from .table import holds_on
 
 _NOWHERE = Origin("", 0, 0)
+NOBODY: Final = 2**63
+"""Behind every waiter."""
 
 
 def find_circle(
@@ -47,32 +53,95 @@ def find_circle(
         0,
     )
     stack: list[tuple[Waiter, tuple[Blocked, ...]]] = [(asked, ())]
-    seen: set[tuple[str, str]] = set()
-    seen_waiters: set[int] = set()
-    steps = 0
-    while stack and steps < DEADLOCK_STEPS_MAX:
+    search = _Search(state)
+    while stack and search.steps < DEADLOCK_STEPS_MAX:
         waiter, path = stack.pop()
-        for key, hold in holds_before(state, waiter):
-            steps += 1
+        for key, hold in search.holds_before(waiter):
             if hold.context is None:
                 continue
             step = Blocked(waiter.session, waiter.context, waiter.owner, key, hold.token)
             task = (hold.session, hold.context)
             if task == target:
                 return (*path, step)
-            if task not in seen:
-                seen.add(task)
-                waits = _waits_of(state, *task)
-                steps += len(state.sessions[hold.session].waiters or ())
-                stack += [(each, (*path, step)) for each in waits]
+            stack += [(each, (*path, step)) for each in search.waits_of(task)]
         if state.tally.waiters_of_several:
-            for key, ahead in _wide_waiters_before(state, waiter):
-                steps += 1
-                if ahead.number not in seen_waiters:
-                    seen_waiters.add(ahead.number)
-                    step = Blocked(waiter.session, waiter.context, waiter.owner, key, None)
-                    stack.append((ahead, (*path, step)))
+            for key, ahead in search.wide_waiters_before(waiter):
+                step = Blocked(waiter.session, waiter.context, waiter.owner, key, None)
+                stack.append((ahead, (*path, step)))
     return ()
+
+
+class _Search:
+    """What one search has looked at already. Each task, hold and queue is looked at once, so that a search costs what there is and
+    not its square, however many wait behind one another."""
+
+    __slots__ = ("held", "lines", "state", "steps", "tasks", "wide")
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.steps = 0
+        self.tasks: set[tuple[str, str]] = set()
+        self.held: set[str] = set()
+        self.wide: set[int] = set()
+        self.lines: dict[str, _Line] = {}
+
+    def holds_before(self, waiter: Waiter) -> Iterator[tuple[str, Hold]]:
+        """As the function of this name, without the keys whose holds were followed for another waiter."""
+        for key in waiter.keys:
+            if key in self.held:
+                continue
+            stands = self.state.standing.get(key)
+            if isinstance(stands, Phase) and not self._waits_for_all(waiter, key, stands):
+                continue
+            self.held.add(key)
+            for hold in holds_on(self.state, key):
+                self.steps += 1
+                if self.steps >= DEADLOCK_STEPS_MAX:
+                    return
+                yield key, hold
+
+    def _waits_for_all(self, waiter: Waiter, key: str, phase: Phase) -> bool:
+        if phase.limit is not None:
+            return phase.limit == 1
+        return _is_alone(waiter.terms) or self._line(key).first_alone < waiter.number
+
+    def waits_of(self, task: tuple[str, str]) -> list[Waiter]:
+        """What a task waits for, the first time that it is asked."""
+        if task in self.tasks:
+            return []
+        self.tasks.add(task)
+        session, context = task
+        waiters = self.state.sessions[session].waiters or {}
+        self.steps += len(waiters)
+        return [waiter for waiter in waiters.values() if waiter.context == context]
+
+    def wide_waiters_before(self, waiter: Waiter) -> Iterator[tuple[str, Waiter]]:
+        """Those ahead with several keys that were not followed yet."""
+        for key in waiter.keys:
+            line = self._line(key)
+            while line.wide and line.wide[0].number < waiter.number:
+                ahead = line.wide.popleft()
+                self.steps += 1
+                if ahead.number not in self.wide:
+                    self.wide.add(ahead.number)
+                    yield key, ahead
+
+    def _line(self, key: str) -> _Line:
+        line = self.lines.get(key)
+        if line is None:
+            queue = self.state.queues.get(key, {}).values()
+            first = next((each.number for each in queue if _is_alone(each.terms)), NOBODY)
+            wide = deque([each for each in queue if len(each.keys) > 1])
+            line = self.lines[key] = _Line(first, wide)
+        return line
+
+
+@dataclass(slots=True)
+class _Line:
+    """What matters of a queue: the number of the first who wants the key alone, and who stands in it for other keys as well."""
+
+    first_alone: int
+    wide: deque[Waiter]
 
 
 def holds_before(state: State, waiter: Waiter) -> Iterator[tuple[str, Hold]]:
@@ -104,15 +173,3 @@ def _before(state: State, waiter: Waiter, key: str) -> Iterator[Waiter]:
     if queue is None:
         return iter(())
     return takewhile(lambda each: each.number < waiter.number, queue.values())
-
-
-def _wide_waiters_before(state: State, waiter: Waiter) -> Iterator[tuple[str, Waiter]]:
-    for key in waiter.keys:
-        for ahead in _before(state, waiter, key):
-            if len(ahead.keys) > 1:
-                yield key, ahead
-
-
-def _waits_of(state: State, session: str, context: str) -> list[Waiter]:
-    waiters = state.sessions[session].waiters or {}
-    return [waiter for waiter in waiters.values() if waiter.context == context]

@@ -8,7 +8,7 @@ Rule: pure and total. No clock, no randomness, no I/O; nothing raises; time is w
    passed its deadline in step 1; the renewal saves it. A renewal of a session that does not exist (yet) stays in its place.
 4. **Newer boots.** Nameless waiters of a node's older boots are withdrawn, before an expiry could grant to one.
 5. **Expiries** of sessions, waits and closures, by deadline, then id. After step 3, whatever is past its deadline ends in this
-   entry; so does a closure that an expiry of this step made, if it is that short.
+   entry. A closure that an expiry of this step made counts from now, so it outlives the entry.
 6. **Everything else**, in order.
 
 A renewal therefore acts before operations that stand ahead of it in the entry, also from its own node. That is safe: entries
