@@ -12,7 +12,7 @@ Nothing is remembered: the circle is looked for when a task that holds something
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
@@ -129,7 +129,7 @@ class _Search:
     def _line(self, key: str) -> _Line:
         line = self.lines.get(key)
         if line is None:
-            queue = self.state.queues.get(key, {}).values()
+            queue = list(self.state.queues.get(key, OrderedDict()).values())
             first = next((each.number for each in queue if _is_alone(each.terms)), NOBODY)
             wide = deque([each for each in queue if len(each.keys) > 1])
             line = self.lines[key] = _Line(first, wide)
