@@ -11,8 +11,11 @@ from holdfast_coordinator.machine import (
     Acquire,
     Barrier,
     Cancel,
+    Checkpoint,
     CloseSession,
+    Complete,
     Entry,
+    ForceRelease,
     Machine,
     Malformed,
     OpenSession,
@@ -20,6 +23,8 @@ from holdfast_coordinator.machine import (
     Refused,
     Release,
     RenewSession,
+    Resolve,
+    Terms,
     Withdraw,
     check_invariants,
     decode_entry,
@@ -32,6 +37,14 @@ texts = st.text(st.characters(), max_size=8)
 integers = st.integers(-(2**53), 2**53)
 names = st.one_of(texts, integers)
 origins = st.builds(Origin, texts, integers, integers)
+terms = st.builds(
+    Terms,
+    st.sampled_from(("exclusive", "shared")),
+    st.none() | integers,
+    st.sampled_from(("grant", "delay", "refuse")),
+    integers,
+    st.booleans(),
+)
 operations = st.one_of(
     st.builds(OpenSession, texts, integers, st.none() | texts),
     st.builds(RenewSession, texts),
@@ -46,15 +59,20 @@ operations = st.one_of(
         st.none() | integers,
         st.none() | texts,
         st.none() | texts,
+        st.just(Terms()) | terms,
     ),
     st.builds(Release, texts, integers),
+    st.builds(Complete, texts, integers, texts, integers),
+    st.builds(Checkpoint, texts, integers, texts),
+    st.builds(ForceRelease, texts, st.none() | integers, texts, texts),
+    st.builds(Resolve, texts, integers, texts, texts),
     st.builds(Cancel, texts, names),
     st.builds(Withdraw, origins),
     st.just(Barrier()),
     st.builds(Malformed, texts),
 )
 addressed = st.lists(st.tuples(origins, operations), max_size=5).map(tuple)
-entries = st.builds(Entry, integers, integers, addressed)
+entries = st.builds(Entry, integers, integers, addressed, integers)
 primitives = st.recursive(
     st.none()
     | st.booleans()
@@ -126,7 +144,26 @@ def test_a_damaged_entry_still_decodes(entry: Entry, data: st.DataObject) -> Non
         [4, "k", "s"],
         [4, [1], "s"],
         [4, ["k"]],
-        [4, ["k"], "s", None, 0, None, None, None, None, "one too many"],
+        [4, ["k"], "s", None, 0, None, None, None, None, "no terms"],
+        [4, ["k"], "s", None, 0, None, None, None, None, None, "one too many"],
+        [4, ["k"], "s", None, 0, None, None, None, None, []],
+        [4, ["k"], "s", None, 0, None, None, None, None, ["exclusive", None, "grant", 0]],
+        [4, ["k"], "s", None, 0, None, None, None, None, ["alone", None, "grant", 0, False]],
+        [4, ["k"], "s", None, 0, None, None, None, None, [["shared"], None, "grant", 0, False]],
+        [4, ["k"], "s", None, 0, None, None, None, None, ["shared", True, "grant", 0, False]],
+        [4, ["k"], "s", None, 0, None, None, None, None, ["shared", None, "never", 0, False]],
+        [4, ["k"], "s", None, 0, None, None, None, None, ["shared", None, "grant", None, False]],
+        [4, ["k"], "s", None, 0, None, None, None, None, ["shared", None, "grant", 0, 1]],
+        [10, "s", 1, "result"],
+        [10, "s", 1, b"result", 1_000],
+        [10, "s", "1", "result", 1_000],
+        [11, "s", 1, None],
+        [11, "s", True, "value"],
+        [12, "k", "17", "why", "olga"],
+        [12, "k", None, None, "olga"],
+        [12, "k", None, "why"],
+        [13, "k", None, "why", "olga"],
+        [13, "k", 2**63, "why", "olga"],
         [6, "s", None],
         [8, "a barrier takes nothing"],
         [99],
@@ -142,3 +179,38 @@ def test_an_unreadable_operation_is_refused_at_its_origin(raw: object) -> None:
     assert (first.sequence, second.sequence) == (1, 2)
     assert isinstance(refusal, Refused)
     assert refusal.code == "bad_request"
+
+
+def test_entries_of_an_older_version_stay_readable() -> None:
+    """Entries of four elements have no wall time, and acquires of eight fields ask for a plain exclusive lock."""
+    acquire = [4, ["k"], "s", None, 5, 1, None, "owner", "context"]
+    old = decode_entry(msgpack.packb([1, 7, 250, [["n", 1, 1, acquire]]]))
+    plain = Acquire(("k",), "s", None, 5, 1, None, "owner", "context")
+    assert old == Entry(7, 250, ((Origin("n", 1, 1), plain),), 0)
+    assert encode_operation(plain) == acquire
+    shortest = decode_entry(msgpack.packb([1, 7, 0, [["n", 1, 1, [4, ["k"], "s"]]]]))
+    assert shortest.operations[0][1] == Acquire(("k",), "s")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        [1, 7, 250, [], "now"],
+        [1, 7, 250, [], None],
+        [1, 7, 250, [], 0, 0],
+        [1, 7, 250, [], 2**63],
+        [2, 7, 250, [], 0],
+        [1, 7, 250],
+    ],
+)
+def test_an_entry_with_a_tail_that_is_not_ours_is_an_empty_one(raw: object) -> None:
+    """A wall time that is no integer, or more fields than there are: nothing of the entry is taken."""
+    assert decode_entry(msgpack.packb(raw)) == Entry(0, 0)
+
+
+def test_plain_terms_are_told_apart_by_value_only() -> None:
+    """Terms that say what is the default cost no bytes, and come back as the plain ones."""
+    spelled_out = Acquire(("k",), "s", terms=Terms("exclusive", None, "grant", 0, False))
+    assert encode_operation(spelled_out) == encode_operation(Acquire(("k",), "s"))
+    raw = [*encode_operation(spelled_out), ["exclusive", None, "grant", 0, False]]
+    assert decode_operation(raw) == Acquire(("k",), "s")
