@@ -14,13 +14,19 @@ from hypothesis import strategies as st
 from holdfast_coordinator.machine import (
     Acquire,
     Cancel,
+    Checkpoint,
+    Complete,
     Entry,
+    ForceRelease,
     Limits,
     Machine,
     OpenSession,
     Origin,
     Release,
+    RenewSession,
+    Resolve,
     SnapshotUnreadable,
+    Terms,
     snapshot,
 )
 
@@ -35,7 +41,12 @@ for _ in range(400):
         OpenSession(session, 300), OpenSession(session, 300),
         Acquire(keys, session, wait_ms=rng.choice((0, 200)), request_id=rng.choice((None, 1, "x"))),
         Acquire(keys, f"i{rng.randrange(99)}", ttl_ms=90, wait_ms=rng.choice((0, 200))),
+        Acquire(keys, session, wait_ms=200, context="t", terms=rng.choice((
+            Terms("shared"), Terms("shared", 2), Terms(on_unclean="refuse"), Terms(on_unclean="delay", delay_ms=50),
+        ))),
         Release(session, machine.last_token), CloseSession(session),
+        Complete(session, machine.last_token, "result", 1_000), Checkpoint(session, machine.last_token, "note"),
+        ForceRelease(keys[0], None, "hung", "olga"), Resolve(keys[0], machine.last_token, "looked", "olga"),
     ))
     last += 1
     machine.apply(Entry(1, rng.choice((0, 5, 40)), ((Origin("n1", 1, last), operation),)))
@@ -55,6 +66,15 @@ def busy_machine() -> Machine:
         Acquire(("m",), "a", request_id=2),
         Release("a", 2),
         Cancel("b", "never seen"),
+        Acquire(("s", "t"), "a", terms=Terms("shared"), context="task"),
+        Acquire(("s",), "b", terms=Terms("shared", None), request_id=3),
+        Release("a", 3),
+        Acquire(("forced",), "a", terms=Terms(on_unclean="delay", delay_ms=9_000)),
+        ForceRelease("forced", None, "hung", "olga"),
+        Acquire(("done", "twice"), "a"),
+        Checkpoint("a", 1, "note"),
+        Complete("a", 7, "result", 9_000),
+        Resolve("done", 7, "looked", "olga"),
     )
     addressed = tuple((Origin("n1", 1, n), op) for n, op in enumerate(operations, 1))
     machine.apply(Entry(1, 0, addressed))
@@ -65,6 +85,9 @@ def test_a_restored_machine_is_the_same_machine() -> None:
     """Same bytes, same hash, and the same answers to whatever comes next."""
     machine = busy_machine()
     restored = Machine.restore(machine.snapshot())
+    assert (
+        machine.counts().done == machine.counts().delayed == machine.counts().checkpoints - 1 == 1
+    )
     assert restored.snapshot() == machine.snapshot()
     assert restored.state_hash() == machine.state_hash()
     following = Entry(
@@ -75,6 +98,11 @@ def test_a_restored_machine_is_the_same_machine() -> None:
             (Origin("n2", 1, 2), Acquire(("m",), "a", request_id=2)),
             (Origin("n2", 1, 3), Release("a", 1)),
             (Origin("n2", 1, 4), Release("a", 2)),
+            (Origin("n2", 1, 5), Acquire(("s",), "b", terms=Terms("shared"), request_id=3)),
+            (Origin("n2", 1, 6), RenewSession("a")),
+            (Origin("n2", 1, 7), ForceRelease("forced", 5, "hung", "olga")),
+            (Origin("n2", 1, 8), Complete("a", 7, "result", 9_000)),
+            (Origin("n2", 1, 9), Acquire(("forced",), "b")),
         ),
     )
     assert restored.apply(following) == machine.apply(following)
