@@ -2,7 +2,7 @@
 
 Rule: an entry is stamped in the step that appends it; a stamp never waits and never travels. The batcher belongs to one term: a
 new term begins empty, because every origin offers again what it has not seen applied, and the machine skips what it has seen.
-It does not know the network, the disk, or what an operation means.
+Wall time goes along for display. It does not know the network, the disk, or what an operation means.
 """
 
 from __future__ import annotations
@@ -44,11 +44,19 @@ def encode_within_limit(count: int, encode: Callable[[int], bytes]) -> tuple[int
     return count, data
 
 
+def no_wall_clock() -> int:
+    """The year 1970, for whoever does not care when things happened."""
+    return 0
+
+
 class Batcher:
     """Collects offered operations of one term, in the order of each origin, and cuts them into stamped entries."""
 
-    def __init__(self, clock_ns: Callable[[], int]) -> None:
+    def __init__(
+        self, clock_ns: Callable[[], int], wall_ms: Callable[[], int] = no_wall_clock
+    ) -> None:
         self._clock_ns = clock_ns
+        self._wall_ms = wall_ms
         self._term = 0
         self._offered: deque[tuple[Origin, Operation]] = deque()
         self._last_offered: dict[str, tuple[int, int]] = {}
@@ -107,9 +115,11 @@ class Batcher:
         elif last_index - commit_index >= ENTRIES_IN_FLIGHT_MAX:
             return None
         elapsed_ms = self._elapsed_ms(now_ns)
+        wall_ms = self._wall_ms()  # for people who read the trail; nothing compares it
 
         def encode(count: int) -> bytes:
-            return encode_entry(Entry(term, elapsed_ms, tuple(islice(self._offered, count))))
+            operations = tuple(islice(self._offered, count))
+            return encode_entry(Entry(term, elapsed_ms, operations, wall_ms))
 
         count_max = min(len(self._offered), OPERATIONS_PER_ENTRY_MAX)
         count, entry = encode_within_limit(count_max, encode)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from holdfast_coordinator.machine import Limits, Machine, decode_entry
+from holdfast_coordinator.machine import Limits, Machine, Quota, decode_entry
 from holdfast_coordinator.raft import compactor, snapshots
 
 
@@ -23,6 +23,12 @@ def command() -> tuple[str, ...]:
 def parameters(limits: Limits) -> dict[str, Any]:
     """What it must know about the node: limits decide outcomes."""
     return {"limits": dataclasses.asdict(limits)}
+
+
+def limits_of(given: dict[str, Any]) -> Limits:
+    """What `parameters` made of them."""
+    quotas = tuple(Quota(**quota) for quota in given["quotas"])
+    return Limits(**{**given, "quotas": quotas})
 
 
 def inspect(path: Path) -> dict[str, object]:
@@ -46,7 +52,7 @@ class Replayer:
     """Fulfils `compactor.Replayer`. Raises ValueError for a snapshot that it cannot read."""
 
     def __init__(self, given: dict[str, Any], payload: bytes | None) -> None:
-        limits = Limits(**given["limits"])
+        limits = limits_of(given["limits"])
         self.machine = Machine(limits) if payload is None else Machine.restore(payload, limits)
 
     def apply(self, index: int, term: int, payload: bytes) -> None:

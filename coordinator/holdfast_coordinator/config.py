@@ -1,9 +1,9 @@
 """cluster.yml, read into a typed configuration, or refused with a sentence that names the file, the path in it, and the value.
 
 Rule: everything that can be known to be wrong before a socket is opened is refused here, so that nothing starts on a bad file.
-A secret is never in a repr, an error or a log. All nodes of a cluster must be given the same `cluster`, `nodes` and `limits`: the
-machine's bounds decide outcomes, and replicas that decide differently are no replicas. This module does not know the engine, and
-the environment comes in as a parameter.
+A secret is never in a repr, an error or a log. All nodes of a cluster must be given the same `cluster`, `nodes`, `limits` and
+`quotas`: the machine's bounds decide outcomes, and replicas that decide differently are no replicas. This module does not know the
+engine, and the environment comes in as a parameter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import yaml
 from holdfast import wire
 from holdfast_coordinator import certificates
 from holdfast_coordinator.certificates import CertificateError, CertificateFiles
-from holdfast_coordinator.machine import Limits
+from holdfast_coordinator.machine import Limits, Quota
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -54,6 +54,9 @@ NODE_PLACEHOLDER: Final = "{node}"
 
 SNAPSHOTS_MAX: Final = 1_000_000
 """Of each setting of `snapshots`: a journal of a million entries, or of a TiB, is not one that anybody wants to replay."""
+
+QUOTAS_MAX: Final = 64
+"""Each is looked at for each acquire and release. What has more tenants than this needs a quota for each kind of them."""
 
 ENV_SECRET: Final = "HOLDFAST_SECRET"  # noqa: S105 - the name of a variable
 ENV_SECRET_FILE: Final = "HOLDFAST_SECRET_FILE"  # noqa: S105 - the name of a variable
@@ -114,6 +117,22 @@ class HttpLimits:
     """Each waiting caller costs a task and a socket, some 20 KiB: 400 MiB at the bound."""
     waiters_shown_max: int = 100
     """A person looks at the head of a queue; `queue_length` tells the rest."""
+    watchers_max: int = 1_000
+    """Streams of events on one node. Together they take a tenth of the node's time; a thousand see what happens within a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often one tenant may ask each node for a lock: everybody whose keys begin with `prefix`, or whose owner is `owner`
+    (exactly one of the two is set). Counted on each node for itself, and so no matter of the machine."""
+
+    prefix: str | None
+    owner: str | None
+    acquires_per_second: int
+
+    @property
+    def name(self) -> str:
+        return self.prefix if self.prefix is not None else f"owner {self.owner}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +220,7 @@ class ClusterConfig:
     snapshots: Snapshots
     machine_limits: Limits
     http_limits: HttpLimits
+    rates: tuple[Rate, ...]
     secret: Secret = field(repr=False)
     has_secret: bool
     raft_tls: TlsSettings | None
@@ -281,6 +301,15 @@ class _SnapshotsFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     keep_entries: int = 10_000
 
 
+class _QuotaFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    prefix: str | None = None
+    owner: str | None = None
+    sessions: int | None = None
+    holds: int | None = None
+    waiters: int | None = None
+    acquires_per_second: int | None = None
+
+
 class _ClusterFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The file as written. `limits` is checked by name against the two dataclasses that own the bounds."""
 
@@ -293,6 +322,7 @@ class _ClusterFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     timing: _TimingFile = _TimingFile()
     snapshots: _SnapshotsFile = _SnapshotsFile()
     limits: dict[str, Any] = {}
+    quotas: list[_QuotaFile] = []
 
     def __repr__(self) -> str:  # the generated one would show the secret
         return f"_ClusterFile(cluster={self.cluster!r})"
@@ -310,6 +340,7 @@ def load(path: Path, environ: Mapping[str, str]) -> ClusterConfig:
     nodes = _nodes(path, written.nodes, data_dir)
     timing = _timing(path, written.timing)
     machine_limits, http_limits = _limits(path, written.limits)
+    quotas, rates = _quotas(path, written.quotas)
     secret, warnings = _secret(path, written, environ)
     if secret is None:
         _require_loopback(path, nodes)
@@ -323,8 +354,9 @@ def load(path: Path, environ: Mapping[str, str]) -> ClusterConfig:
         nodes=nodes,
         timing=timing,
         snapshots=_snapshots(path, written.snapshots),
-        machine_limits=machine_limits,
+        machine_limits=dataclasses.replace(machine_limits, quotas=quotas),
         http_limits=http_limits,
+        rates=rates,
         secret=secret or well_known,
         has_secret=secret is not None,
         raft_tls=_tls(path, "$.raft_tls", written.raft_tls),
@@ -421,6 +453,8 @@ def _names_at(where: str) -> list[str]:
         struct = _SnapshotsFile
     elif where == "$.raft_tls":
         struct = _TlsFile
+    elif where.startswith("$.quotas["):
+        struct = _QuotaFile
     return list(struct.__struct_fields__)
 
 
@@ -575,7 +609,8 @@ def _snapshots(path: Path, written: _SnapshotsFile) -> Snapshots:
 
 
 def _limits(path: Path, written: dict[str, Any]) -> tuple[Limits, HttpLimits]:
-    machine_names = [f.name for f in dataclasses.fields(Limits)]
+    # Those that are a number; what tenants may use is said under `quotas`.
+    machine_names = [f.name for f in dataclasses.fields(Limits) if type(f.default) is int]
     http_names = [f.name for f in dataclasses.fields(HttpLimits)]
     for name, value in written.items():
         where = f"$.limits.{name}"
@@ -599,6 +634,48 @@ def _limits(path: Path, written: dict[str, Any]) -> tuple[Limits, HttpLimits]:
         detail = f"{limits.ttl_ms_min} is more than ttl_ms_max ({limits.ttl_ms_max})"
         raise ConfigError(path, "$.limits.ttl_ms_min", detail)
     return limits, dataclasses.replace(HttpLimits(), **http)
+
+
+def _quotas(path: Path, written: list[_QuotaFile]) -> tuple[tuple[Quota, ...], tuple[Rate, ...]]:
+    """What the machine counts, and what each node counts for itself."""
+    if len(written) > QUOTAS_MAX:
+        raise ConfigError(path, "$.quotas", f"has {len(written)} quotas; at most {QUOTAS_MAX}")
+    quotas, rates = [], []
+    first: dict[tuple[str | None, str | None], str] = {}
+    for number, quota in enumerate(written):
+        where = f"$.quotas[{number}]"
+        _check_quota(path, where, quota)
+        tenant = (quota.prefix, quota.owner)
+        taken = first.setdefault(tenant, where)
+        if taken != where:
+            raise ConfigError(path, where, f"is for the same tenant as {taken}")
+        if (quota.sessions, quota.holds, quota.waiters) != (None, None, None):
+            quotas.append(Quota(*tenant, quota.sessions, quota.holds, quota.waiters))
+        if quota.acquires_per_second is not None:
+            rates.append(Rate(*tenant, quota.acquires_per_second))
+    return tuple(quotas), tuple(rates)
+
+
+def _check_quota(path: Path, where: str, quota: _QuotaFile) -> None:
+    if (quota.prefix is None) == (quota.owner is None):
+        detail = "says whose it is in exactly one of two ways: prefix (of keys) or owner"
+        raise ConfigError(path, where, detail)
+    for name, bytes_max in (("prefix", wire.KEY_BYTES_MAX), ("owner", wire.OWNER_BYTES_MAX)):
+        text: str | None = getattr(quota, name)
+        if text is not None and not 1 <= len(text.encode()) <= bytes_max:
+            detail = f"{_shown(where, text)} is not of 1 to {bytes_max} bytes"
+            raise ConfigError(path, f"{where}.{name}", detail)
+    bounds = ("sessions", "holds", "waiters", "acquires_per_second")
+    values = {name: getattr(quota, name) for name in bounds if getattr(quota, name) is not None}
+    if not values:
+        raise ConfigError(path, where, f"bounds nothing; give one of {', '.join(bounds)}")
+    for name, value in values.items():
+        if not 1 <= value <= wire.INTEGER_MAX:
+            detail = f"{value} is outside 1 to {wire.INTEGER_MAX}"
+            raise ConfigError(path, f"{where}.{name}", detail)
+    if quota.sessions is not None and quota.owner is None:
+        detail = "goes with owner only: a session has an owner, and no key yet"
+        raise ConfigError(path, f"{where}.sessions", detail)
 
 
 def _secret(

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgpack
 import structlog
 
-from .batcher import TIME_PERIOD_MS, Batcher, encode_within_limit
+from .batcher import TIME_PERIOD_MS, Batcher, encode_within_limit, no_wall_clock
 from .machine import Limits, Machine, decode_entry, decode_operation, encode_operation
 from .machine.codec import EMPTY_ENTRY
 from .machine.operations import Acquire, Barrier, Operation, Origin, Release, Withdraw
@@ -54,6 +54,7 @@ MESSAGE_VERSION: Final = 1
 
 class Node:
     """See the module. `engine_factory` is called with the node as the engine's `Host`; `clock_ns` is CLOCK_BOOTTIME in nanoseconds;
+    `wall_ms` is the wall clock in Unix milliseconds, written into the trail for people and for nothing else;
     `members` maps each node's name to its (http, raft) addresses, for the status alone."""
 
     def __init__(
@@ -62,6 +63,7 @@ class Node:
         engine_factory: Callable[[Node], EnginePort],
         *,
         clock_ns: Callable[[], int],
+        wall_ms: Callable[[], int] = no_wall_clock,
         limits: Limits,
         cluster: str,
         members: Mapping[str, tuple[str, str]],
@@ -74,7 +76,7 @@ class Node:
         self._members = members
         self._session_ref_key = hashlib.blake2b(session_ref_key, digest_size=32).digest()
         self._submissions = Submissions()
-        self._batcher = Batcher(clock_ns)
+        self._batcher = Batcher(clock_ns, wall_ms)
         self._leader: str | None = None
         self._caught_up_ns: int | None = None
         self._goal: tuple[int, int] | None = None
@@ -86,6 +88,7 @@ class Node:
         self._housekeeping: asyncio.TimerHandle | None = None
         self.rejected_messages = 0
         self._leader_changes = 0
+        self._told_of_applies: dict[object, Callable[[], None]] = {}
         self.apply_observer: Callable[[float], None] | None = None
         """Told the seconds that each apply of an entry took."""
         self.engine = engine_factory(self)
@@ -148,6 +151,20 @@ class Node:
         """What others may see of a session id: a keyed hash, the same on every node of this cluster."""
         key = self._session_ref_key
         return hashlib.blake2b(session.encode(), key=key, digest_size=8).hexdigest()
+
+    def on_applied(self, told: Callable[[], None]) -> Callable[[], None]:
+        """See `NodePort`."""
+        subscription = object()
+        self._told_of_applies[subscription] = told
+
+        def end() -> None:
+            self._told_of_applies.pop(subscription, None)
+
+        return end
+
+    def _tell_of_apply(self) -> None:
+        for told in self._told_of_applies.values():
+            told()
 
     @property
     def leader(self) -> str | None:
@@ -223,6 +240,7 @@ class Node:
                 self._give_back(self._submissions.settle(origin.sequence, outcome))
         if self.apply_observer is not None:
             self.apply_observer((self._clock_ns() - began_ns) / 1e9)
+        self._tell_of_apply()
 
     def restore(self, index: int, term: int, payload: bytes) -> Generator[None, None, None]:
         """Take over the state after entry `index`. Callers whose operation it contains get an unknown outcome, for the outcome was
@@ -240,6 +258,7 @@ class Node:
         for orphan in orphans:
             self._give_back(orphan)
         log.info("state_taken_over", index=index, term=term, unknown_outcomes=len(skipped))
+        self._tell_of_apply()
 
     def on_message(self, peer: str, payload: bytes) -> None:
         """Operations that `peer` forwards, because it believes that this node leads. If it does not, they are dropped: their origin

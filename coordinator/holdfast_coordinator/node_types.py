@@ -13,7 +13,7 @@ from holdfast_coordinator.raft.errors import AdminRefused
 from holdfast_coordinator.raft.ports import StorageStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from holdfast_coordinator.machine import Machine
     from holdfast_coordinator.machine.operations import Operation
@@ -111,6 +111,11 @@ class NodePort(Protocol):
 
     async def replace_node(self, name: str) -> None:
         """Admit the data directory with which member `name` comes back, in place of the one it had. Raises `AdminRefused`."""
+        ...
+
+    def on_applied(self, told: Callable[[], None]) -> Callable[[], None]:
+        """Have `told` called after every entry that is applied here, and after another state was taken over. It has to be cheap,
+        and must not raise. The answer is called to end that."""
         ...
 
     def status(self) -> ClusterStatus: ...

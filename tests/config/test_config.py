@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from holdfast_coordinator import config
+from holdfast_coordinator import compaction, config
 from holdfast_coordinator.certificates import CertificateFiles
-from holdfast_coordinator.config import Address, ConfigError, HttpLimits, load, parse_address
-from holdfast_coordinator.machine import Limits
+from holdfast_coordinator.config import (
+    Address,
+    ConfigError,
+    HttpLimits,
+    Rate,
+    load,
+    parse_address,
+)
+from holdfast_coordinator.machine import Limits, Quota
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,11 +83,18 @@ def test_what_the_files_comments_suggest_is_valid(write):
     text = (ROOT / "cluster.yml").read_text()
     for name in ("timing:", "  heartbeat_ms", "  election_ms_min", "  election_ms_max"):
         text = text.replace(f"# {name}", name)
-    for name in ("limits:", "  body_bytes_max", "  list_limit_max"):
+    for name in ("limits:", "  body_bytes_max", "  list_limit_max", "  watchers_max", "  done_max"):
+        text = text.replace(f"# {name}", name)
+    for name in ("quotas:", "  - {prefix: reports/", "  - {owner: nightly-batch"):
         text = text.replace(f"# {name}", name)
     loaded = load(write(text), {})
     assert "timing:\n" in text
     assert (loaded.timing, loaded.http_limits) == (config.Timing(100, 400, 800), HttpLimits())
+    assert loaded.machine_limits.quotas == (
+        Quota(prefix="reports/", holds=100, waiters=500),
+        Quota(owner="nightly-batch", sessions=10),
+    )
+    assert loaded.rates == (Rate("reports/", None, 50),)
 
 
 def test_the_certificates_that_the_files_comments_suggest_are_each_nodes_own(write):
@@ -102,6 +117,29 @@ def test_limits_go_to_whom_they_bound(write):
     loaded = load(write(raw), {})
     assert loaded.machine_limits.ttl_ms_min == 50
     assert loaded.http_limits.list_limit_max == 7
+
+
+def test_a_quota_goes_to_whom_it_is_counted_by(write):
+    """What is held and waited for is counted by the machine, on all nodes alike; how often somebody asks, by each node alone."""
+    quotas = [
+        {"prefix": "pay/", "holds": 5, "waiters": 6, "acquires_per_second": 7},
+        {"owner": "batch", "sessions": 2},
+        {"owner": "web", "acquires_per_second": 3},
+    ]
+    loaded = load(write(good() | {"quotas": quotas, "limits": {"ttl_ms_min": 50}}), {})
+    assert loaded.machine_limits == Limits(
+        ttl_ms_min=50,
+        quotas=(Quota(prefix="pay/", holds=5, waiters=6), Quota(owner="batch", sessions=2)),
+    )
+    assert loaded.rates == (Rate("pay/", None, 7), Rate(None, "web", 3))
+
+
+def test_the_process_that_takes_snapshots_decides_by_the_same_limits(write):
+    """They go to it as text, quotas and all."""
+    quotas = [{"prefix": "pay/", "holds": 5}, {"owner": "batch", "sessions": 2}]
+    limits = load(write(good() | {"quotas": quotas, "limits": {"done_max": 3}}), {}).machine_limits
+    given = json.loads(json.dumps(compaction.parameters(limits)))
+    assert compaction.limits_of(given["limits"]) == limits
 
 
 @pytest.mark.parametrize(
@@ -137,6 +175,44 @@ def test_limits_go_to_whom_they_bound(write):
         ({"limits": {"waiters_max": True}}, "$.limits.waiters_max", "True is not a whole number"),
         ({"limits": [1]}, "$.limits", "Expected `object`, got `array`"),
         ({"limits": {"ttl_ms_max": 10}}, "$.limits.ttl_ms_min", "is more than ttl_ms_max (10)"),
+        ({"limits": {"quotas": 1}}, "$.limits.quotas", "there is no such limit"),
+        ({"quotas": {"prefix": "p"}}, "$.quotas", "Expected `array`, got `object`"),
+        ({"quotas": [{"prefx": "p"}]}, "$.quotas[0].prefx", "did you mean 'prefix'?"),
+        (
+            {"quotas": [{"holds": 1}]},
+            "$.quotas[0]",
+            "exactly one of two ways: prefix (of keys) or owner",
+        ),
+        ({"quotas": [{"prefix": "p", "owner": "o", "holds": 1}]}, "$.quotas[0]", "exactly one"),
+        (
+            {"quotas": [{"prefix": "p"}]},
+            "$.quotas[0]",
+            "bounds nothing; give one of sessions, holds",
+        ),
+        (
+            {"quotas": [{"prefix": "", "holds": 1}]},
+            "$.quotas[0].prefix",
+            "'' is not of 1 to 512 bytes",
+        ),
+        ({"quotas": [{"owner": "o" * 257, "holds": 1}]}, "$.quotas[0].owner", "1 to 256 bytes"),
+        ({"quotas": [{"prefix": "p", "holds": 0}]}, "$.quotas[0].holds", "0 is outside 1 to"),
+        ({"quotas": [{"prefix": "p", "waiters": "2"}]}, "$.quotas[0].waiters", "got `str`: '2'"),
+        (
+            {"quotas": [{"prefix": "p", "acquires_per_second": 0.5}]},
+            "$.quotas[0].acquires_per_second",
+            "got `float`: 0.5",
+        ),
+        (
+            {"quotas": [{"prefix": "p", "sessions": 1}]},
+            "$.quotas[0].sessions",
+            "goes with owner only",
+        ),
+        (
+            {"quotas": [{"prefix": "p", "holds": 1}, {"prefix": "p", "waiters": 1}]},
+            "$.quotas[1]",
+            "is for the same tenant as $.quotas[0]",
+        ),
+        ({"quotas": [{"prefix": str(n), "holds": 1} for n in range(65)]}, "$.quotas", "at most 64"),
         ({"secret": "short"}, "$.secret", "has 5 bytes; at least 16"),
         ({"secret": 1234567890123456}, "$.secret", "(the value is not shown)"),
         ({"secret": [SECRET]}, "$.secret", "(the value is not shown)"),

@@ -54,6 +54,8 @@ class FakeNode:
         self._waits_end_at_once = waits_end_at_once
         self._sequence = 0
         self._waiting: dict[Origin, asyncio.Future[Outcome]] = {}
+        self._told: list[Callable[[], None]] = []
+        self.wall_ms = 1_700_000_000_000
 
     async def submit(self, operation: Operation) -> Outcome | Unknown:
         self.submitted.append(operation)
@@ -86,10 +88,26 @@ class FakeNode:
             self._apply((), min(milliseconds, 500))
             milliseconds -= 500
 
+    def hash_but_for_counters(self) -> bytes:
+        """Of the whole state, without what counts requests: operations heard of each node, and deadlocks refused."""
+        copy = Machine.restore(self.machine.snapshot(), self.machine.state.limits)
+        copy.state.origins.last.clear()
+        copy.state.totals.deadlocks = 0
+        return copy.state_hash()
+
     async def barrier(self) -> Refused | Unknown | None:
         if self.read_refusal is None:
             self._apply(((self._origin(), Barrier()),))
         return self.read_refusal
+
+    def on_applied(self, told: Callable[[], None]) -> Callable[[], None]:
+        self._told.append(told)
+        return lambda: self._told.remove(told)
+
+    def tell(self) -> None:
+        """As after an entry, or after a state was taken over."""
+        for told in self._told:
+            told()
 
     def status(self) -> ClusterStatus:
         me = NodeStatus("n1", "http://127.0.0.1:7601", "127.0.0.1:7701", "leader", 3)
@@ -136,12 +154,13 @@ class FakeNode:
     def _apply(
         self, operations: tuple[tuple[Origin, Operation], ...], elapsed_ms: int = 0
     ) -> dict[Origin, Outcome]:
-        outcomes = dict(self.machine.apply(Entry(1, elapsed_ms, operations)))
+        outcomes = dict(self.machine.apply(Entry(1, elapsed_ms, operations, self.wall_ms)))
         for origin, outcome in outcomes.items():
             waiting = self._waiting.get(origin)
             if waiting is not None and not isinstance(outcome, Queued):
                 del self._waiting[origin]
                 waiting.set_result(outcome)
+        self.tell()
         return outcomes
 
 
@@ -173,12 +192,12 @@ class Caller:
     """Plain HTTP to one server."""
 
     def __init__(self, http: aiohttp.ClientSession, server: HttpServer) -> None:
-        self._http = http
+        self.http = http
         self.url = f"http://127.0.0.1:{server.port}"
         self.port = server.port
 
     async def send(self, method: str, path: str, **kwargs: Any) -> Reply:
-        async with self._http.request(method, self.url + path, **kwargs) as response:
+        async with self.http.request(method, self.url + path, **kwargs) as response:
             return Reply(response.status, response.headers, await response.read())
 
     async def post(self, path: str, body: Any, query: str = "") -> Reply:

@@ -29,6 +29,7 @@ async def test_the_first_acquire_gets_token_1_and_the_next_is_told_who_holds_it(
         "remaining_ms": 10_000,
         "previous": None,
         "previous_horizon": 0,
+        "checkpoint": None,
     }
     held = await caller.acquire("1234collectPayment")
     assert (held.status, held.code) == (409, "held")
@@ -38,7 +39,10 @@ async def test_the_first_acquire_gets_token_1_and_the_next_is_told_who_holds_it(
             "token": 1,
             "session_ref": node.session_ref(session),
             "owner": "worker 7",
+            "context": None,
             "mode": "exclusive",
+            "limit": None,
+            "held_ms": 0,
             "remaining_ms": 10_000,
         }
     ]
@@ -82,7 +86,7 @@ async def test_a_session_is_opened_renewed_and_closed(caller, node):
     await caller.acquire("k", session=ALICE)
     node.advance(4_000)
     renewed = await caller.post("/v1/sessions/renew", {"session": ALICE})
-    assert (renewed.status, renewed.body) == (200, {"remaining_ms": 10_000})
+    assert (renewed.status, renewed.body) == (200, {"remaining_ms": 10_000, "forced": []})
     closed = await caller.post("/v1/sessions/close", {"session": ALICE})
     assert (closed.status, closed.body) == (200, {"released": [1]})
 
@@ -166,7 +170,10 @@ async def test_one_lock_is_shown_with_holder_and_queue_and_no_session_id(caller,
                 "token": 1,
                 "session_ref": node.session_ref(ALICE),
                 "owner": "a",
+                "context": None,
                 "mode": "exclusive",
+                "limit": None,
+                "held_ms": 0,
                 "remaining_ms": 10_000,
             }
         ],
@@ -174,12 +181,18 @@ async def test_one_lock_is_shown_with_holder_and_queue_and_no_session_id(caller,
             {
                 "session_ref": node.session_ref(BOB),
                 "owner": "b",
+                "context": None,
                 "keys": ["k"],
                 "mode": "exclusive",
+                "limit": None,
+                "waited_ms": 0,
                 "remaining_wait_ms": 9_000,
             }
         ],
         "queue_length": 1,
+        "closed": None,
+        "checkpoint": None,
+        "previous": None,
     }
     assert (await caller.post("/v1/locks/read", {"key": "k"})).body == got.body
     assert ALICE.encode() not in got.raw
@@ -280,7 +293,7 @@ async def test_the_hash_of_the_state_is_shown_when_asked_for(caller, node):
 
 
 async def test_a_state_too_large_to_hash_between_two_heartbeats_is_refused(caller, monkeypatch):
-    monkeypatch.setattr("holdfast_coordinator.http.handlers.STATE_HASH_ITEMS_MAX", 0)
+    monkeypatch.setattr("holdfast_coordinator.http.cluster.STATE_HASH_ITEMS_MAX", 0)
     await caller.post("/v1/sessions", {"ttl_ms": 10_000})
     refused = await caller.get("/v1/cluster", state_hash="true")
     assert (refused.status, refused.code) == (429, "limit_reached")

@@ -113,8 +113,8 @@ async def test_the_description_names_the_metrics_and_no_others(serve, node):
     shown = set(re.findall(r"^# TYPE holdfast_(\w+) (?!unknown)", text, re.MULTILINE))
     shown = {name for name in shown if not name.endswith("_created")}
     described = yaml.safe_load(openapi_document())["paths"]["/metrics"]["get"]["description"]
-    outcomes = {"holdfast_", "taken", "failed", "superseded"}
-    assert set(re.findall(r"`(\w+)`", described)) - outcomes == shown
+    labels = {"holdfast_", "taken", "failed", "superseded", "delay", "in_doubt", "done"}
+    assert set(re.findall(r"`(\w+)`", described)) - labels == shown
 
 
 async def test_the_metrics_count_and_never_name_a_key(serve, node):
@@ -162,6 +162,15 @@ async def test_the_metrics_count_and_never_name_a_key(serve, node):
         "holdfast_snapshots_sent_total 6.0",
         "holdfast_snapshots_installed_total 7.0",
         'holdfast_snapshot_duration_seconds_bucket{le="5.0"} 1.0',
+        'holdfast_closed_keys{by="delay"} 0.0',
+        'holdfast_closed_keys{by="in_doubt"} 0.0',
+        'holdfast_closed_keys{by="done"} 0.0',
+        "holdfast_checkpoints 0.0",
+        "holdfast_watchers 0.0",
+        "holdfast_trail_revision 1.0",
+        "holdfast_trail_first_revision 1.0",
+        "holdfast_forced_total 0.0",
+        "holdfast_deadlocks_total 0.0",
     ):
         assert line in text.splitlines()
     assert "holdfast_build_info{version=" in text

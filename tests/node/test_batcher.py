@@ -65,6 +65,22 @@ def test_an_entry_carries_the_whole_milliseconds_since_the_last_one_and_keeps_th
     assert total_ms == 1_000
 
 
+def test_an_entry_says_what_the_leaders_wall_clock_said_whatever_it_said() -> None:
+    """It is for people who read the trail. That it jumps back changes nothing of the time that counts."""
+    clock, wall = Clock(), [1_700_000_000_000]
+    batcher = Batcher(clock, lambda: wall[0])
+    batcher.begin(1)
+    stamps = []
+    for sequence in (1, 2):
+        clock.advance_ms(7)
+        batcher.offer("n1", 1, sequence, [Barrier()])
+        entry = cut(batcher)
+        assert entry is not None
+        stamps.append((entry.elapsed_ms, entry.wall_ms))
+        wall[0] = 5
+    assert stamps == [(7, 1_700_000_000_000), (7, 5)]
+
+
 def test_time_starts_when_the_leadership_starts() -> None:
     """What passed before this node led is not counted: a lease never ends early by an election."""
     clock = Clock()

@@ -25,6 +25,7 @@ from holdfast_coordinator.raft.scripted import ScriptedLog
 from holdfast_coordinator.submissions import IN_FLIGHT_MAX
 
 SESSION = "s" * 32
+WALL_MS = 1_700_000_000_000
 
 
 class Cluster:
@@ -42,6 +43,7 @@ class Cluster:
             name,
             lambda node: self.log.attach(name, node),
             clock_ns=lambda: self.now_ns,
+            wall_ms=lambda: WALL_MS,
             limits=Limits(),
             cluster="test",
             members={member: (f"http-{member}", f"raft-{member}") for member in self.names},
@@ -100,6 +102,33 @@ async def test_leader_and_follower_answer_alike(cluster: Cluster, node: str) -> 
     assert granted.token == 1
     released = await done(cluster, node, Release(SESSION, granted.token))
     assert isinstance(released, Released)
+
+
+async def test_whoever_follows_the_trail_is_told_of_each_apply_on_every_node(
+    cluster: Cluster,
+) -> None:
+    """Also of a state that was taken over; until it has heard enough. The trail is the same everywhere, wall time and all."""
+    told = dict.fromkeys(cluster.names, 0)
+
+    def count(name: str) -> None:
+        told[name] += 1
+
+    ends = [cluster.nodes[name].on_applied(lambda name=name: count(name)) for name in told]
+    await done(cluster, "n2", anonymous())
+    assert all(told.values())
+    records = [node.machine.trail.read(0, 10) for node in cluster.nodes.values()]
+    assert records[0] == records[1] == records[2]
+    assert [(record.kind, record.wall_ms) for record in records[0]] == [("granted", WALL_MS)]
+    before = dict(told)
+    snapshot = cluster.nodes["n1"].machine.snapshot()
+    cluster.nodes["n3"].restore(9, 1, snapshot)
+    assert told == {**before, "n3": before["n3"] + 1}
+    for end in ends:
+        end()
+        end()
+    before = dict(told)
+    await done(cluster, "n1", anonymous("other", session="b" * 32))
+    assert told == before
 
 
 async def test_a_lost_message_is_sent_again_and_acts_once(cluster: Cluster) -> None:

@@ -1,7 +1,9 @@
 """The HTTP API, version 1 (`openapi.yaml` beside this file is the contract).
 
-`requests` and `views` are pure: what comes in and what goes out. `problems` is everything that is not a success. `handlers` has the
-calls, `metrics` what is counted, `app` the application and its socket. Nothing here knows Raft: a node is a `NodePort`.
+What comes in and what goes out is pure: `bodies`, `fields`, `queries` and `requests`; `views`, `history_views` and `export`.
+`problems` is everything that is not a success. The handlers are by noun (`sessions`, `locks`, `history`, `events`, `cluster`), and
+`calls` is what they share; `streams` and `watchers` are what an answer without an end needs. `rates` bounds how often one
+asks, `metrics` is what is counted, `app` the application and its socket. Nothing here knows Raft: a node is a `NodePort`.
 """
 
 from holdfast_coordinator.http.app import (

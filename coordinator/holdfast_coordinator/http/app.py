@@ -18,14 +18,22 @@ import structlog
 from aiohttp import web
 
 from holdfast.wire import Code
-from holdfast_coordinator.config import HttpLimits
-from holdfast_coordinator.http.handlers import Api
+from holdfast_coordinator.config import HttpLimits, Rate
+from holdfast_coordinator.http.calls import Calls
+from holdfast_coordinator.http.cluster import ClusterCalls
+from holdfast_coordinator.http.events import EventCalls
+from holdfast_coordinator.http.history import HistoryCalls
+from holdfast_coordinator.http.locks import LockCalls
 from holdfast_coordinator.http.metrics import Metrics
 from holdfast_coordinator.http.problems import Problem, internal, of_http_exception
+from holdfast_coordinator.http.rates import Rates
+from holdfast_coordinator.http.sessions import SessionCalls
+from holdfast_coordinator.http.streams import Patience
+from holdfast_coordinator.http.watchers import Watchers
 from holdfast_coordinator.machine import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from aiohttp.typedefs import Handler, Middleware
 
@@ -74,8 +82,10 @@ def create_app(
     *,
     machine_limits: Limits | None = None,
     http_limits: HttpLimits | None = None,
+    rates: Sequence[Rate] = (),
     metrics: Metrics | None = None,
     new_session: Callable[[], str] = new_session_id,
+    patience: Patience = Patience(),  # noqa: B008 - frozen
 ) -> web.Application:
     """The application that answers for `node`. `machine_limits` must be those that the node's machine was made with.
 
@@ -84,20 +94,27 @@ def create_app(
     limits = http_limits or HttpLimits()
     metrics = metrics or Metrics()
     metrics.watch(node)
-    api = Api(
-        node,
-        metrics,
-        machine_limits or Limits(),
-        limits,
-        new_session,
-        openapi_document(),
-    )
+    calls = Calls(node, metrics, machine_limits or Limits(), limits, new_session)
+    watchers = Watchers(node)
+    metrics.watch_watchers(lambda: watchers.count)
     app = web.Application(
         middlewares=[_outermost(metrics, limits.requests_in_flight_max)],
         client_max_size=limits.body_bytes_max,
     )
     app[METRICS] = metrics
-    app.add_routes(api.routes())
+    for each in (
+        SessionCalls(calls),
+        LockCalls(calls, Rates(rates, metrics.now)),
+        HistoryCalls(calls, patience.slow_reader_seconds),
+        EventCalls(calls, watchers, patience),
+        ClusterCalls(calls, openapi_document()),
+    ):
+        app.add_routes(each.routes())
+
+    async def stop_watching(app: web.Application) -> None:
+        watchers.stop()
+
+    app.on_shutdown.append(stop_watching)
     return app
 
 
@@ -121,8 +138,12 @@ def _outermost(metrics: Metrics, requests_in_flight_max: int) -> Middleware:
         except Exception as error:
             if isinstance(error, ConnectionError) and _has_gone(request):
                 raise
+            if request.writer.output_size > 0:
+                # A stream has begun: a second answer would be taken for a part of it. The connection ends in the middle.
+                _log_fault(error, route=_route(request), method=request.method)
+                raise ConnectionError("the answer has begun; a problem cannot be sent") from error
             problem = _problem_of(error, request)
-            metrics.count_rejected(problem.code.value)
+            metrics.count_rejected(problem.code.value, problem.limit)
             status = problem.status
             return problem.response()
         else:
@@ -214,8 +235,10 @@ async def start_http(
     *,
     machine_limits: Limits | None = None,
     http_limits: HttpLimits | None = None,
+    rates: Sequence[Rate] = (),
     metrics: Metrics | None = None,
     new_session: Callable[[], str] = new_session_id,
+    patience: Patience = Patience(),  # noqa: B008 - frozen
     shutdown_grace_seconds: float = SHUTDOWN_GRACE_SECONDS,
 ) -> HttpServer:
     """Listen on `host`:`port` (0: any free port; see `HttpServer.port`) and answer for `node`.
@@ -226,8 +249,10 @@ async def start_http(
         node,
         machine_limits=machine_limits,
         http_limits=http_limits,
+        rates=rates,
         metrics=metrics,
         new_session=new_session,
+        patience=patience,
     )
     runner = web.AppRunner(
         app,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -71,6 +71,21 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self._limits_reached = Counter(
+            "holdfast_limit_reached_total",
+            "Requests that were refused for a limit, by its name: one of the configuration's, so there are few.",
+            ("limit",),
+            registry=self.registry,
+        )
+        self._watchers = Gauge(
+            "holdfast_watchers", "Streams of events that are open.", registry=self.registry
+        )
+        self._watches_ended = Counter(
+            "holdfast_watches_ended_total",
+            "Streams of events that this node ended, by why.",
+            ("reason",),
+            registry=self.registry,
+        )
         self._fsync = Histogram(
             "holdfast_journal_fsync_duration_seconds",
             "How long the disk took to make a group of journal records durable.",
@@ -97,6 +112,9 @@ class Metrics:
         """From now on a scrape also tells this node's state. Once for each node."""
         self.registry.register(_NodeCollector(node))
 
+    def watch_watchers(self, count: Callable[[], int]) -> None:
+        self._watchers.set_function(count)
+
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         labels = (route, method, status)
         child = self._request_children.get(labels)
@@ -113,8 +131,13 @@ class Metrics:
             child = self._acquire_children[outcome] = self._acquires.labels(outcome)
         child.observe(seconds)
 
-    def count_rejected(self, reason: str) -> None:
+    def count_rejected(self, reason: str, limit: str | None = None) -> None:
         self._rejected.labels(reason).inc()
+        if limit is not None:
+            self._limits_reached.labels(limit).inc()
+
+    def count_watch_ended(self, reason: str) -> None:
+        self._watches_ended.labels(reason).inc()
 
     def observe_fsync(self, seconds: float) -> None:
         self._fsync.observe(seconds)
@@ -141,6 +164,7 @@ class _NodeCollector(Collector):
         status = self._node.status()
         storage = status.storage
         counts = self._node.machine.counts()
+        trail = self._node.machine.trail
         build = GaugeMetricFamily("holdfast_build_info", "Always 1.", labels=("version",))
         build.add_metric((__version__,), 1)
         yield build
@@ -175,9 +199,21 @@ class _NodeCollector(Collector):
                 storage.snapshot_index,
             ),
             ("snapshot_bytes", "Bytes of the newest snapshot.", storage.snapshot_bytes),
+            ("checkpoints", "Keys that carry a checkpoint.", counts.checkpoints),
+            ("trail_revision", "Of the last record of the trail.", trail.last_revision),
+            ("trail_first_revision", "Of the oldest record that is kept.", trail.first_revision),
         )
         for name, text, value in gauges:
             yield GaugeMetricFamily(f"holdfast_{name}", text, value=value)
+        closed_by = {"delay": counts.delayed, "in_doubt": counts.in_doubt, "done": counts.done}
+        closed = GaugeMetricFamily(
+            "holdfast_closed_keys",
+            "Keys that nobody holds and that are not granted, by why.",
+            labels=("by",),
+        )
+        for by, count in closed_by.items():
+            closed.add_metric((by,), count)
+        yield closed
         counters = (
             ("raft_leader_changes", "Leaders seen to come.", status.leader_changes),
             ("grants", "Grants, as the log tells it.", counts.grants_total),
@@ -188,6 +224,8 @@ class _NodeCollector(Collector):
                 "Snapshots of a leader that were installed here.",
                 storage.snapshots_installed,
             ),
+            ("forced", "Holds that an operator ended.", counts.forced_total),
+            ("deadlocks", "Requests that would have closed a circle.", counts.deadlocks_total),
         )
         for name, text, value in counters:
             yield CounterMetricFamily(f"holdfast_{name}", text, value=value)

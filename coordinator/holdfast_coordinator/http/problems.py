@@ -15,7 +15,14 @@ from aiohttp import web
 
 from holdfast import wire
 from holdfast.wire import Code
-from holdfast_coordinator.http.views import HolderView, holder_view
+from holdfast_coordinator.http.views import (
+    BlockedView,
+    ClosureView,
+    HolderView,
+    blocked_view,
+    closure_view,
+    holder_view,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,6 +53,10 @@ _TITLES: Final = {
     Code.WAIT_TIMEOUT: "Waited in vain",
     Code.NOT_HELD: "Not held",
     Code.DEADLOCK: "Waiting would never end",
+    Code.CLOSED: "Closed for a while",
+    Code.IN_DOUBT: "In doubt until somebody resolves it",
+    Code.ALREADY_DONE: "The work was completed",
+    Code.NO_LONGER_KEPT: "No longer kept",
     Code.CONFLICT: "The same name was used for another request",
     Code.SESSION_EXPIRED: "The session has ended",
     Code.TOO_LARGE: "The request is too large",
@@ -71,6 +82,9 @@ class ProblemBody(msgspec.Struct, omit_defaults=True, frozen=True):
     ended: str | None = None
     holders: list[HolderView] | None = None
     queue_length: int | None = None
+    closed: ClosureView | None = None
+    cycle: list[BlockedView] | None = None
+    first_revision: int | None = None
     retry_after_ms: int | None = None
 
 
@@ -90,6 +104,10 @@ class Problem(Exception):
         ended: str | None = None,
         holders: list[HolderView] | None = None,
         queue_length: int | None = None,
+        closed: ClosureView | None = None,
+        cycle: list[BlockedView] | None = None,
+        first_revision: int | None = None,
+        retry_after_ms: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
@@ -100,6 +118,10 @@ class Problem(Exception):
         self.ended = ended
         self.holders = holders
         self.queue_length = queue_length
+        self.closed = closed
+        self.cycle = cycle
+        self.first_revision = first_revision
+        self.retry_after_ms = RETRY_AFTER_MS.get(code) if retry_after_ms is None else retry_after_ms
         self.headers = headers
 
     @property
@@ -108,7 +130,7 @@ class Problem(Exception):
 
     def response(self) -> web.Response:
         code = self.code
-        retry_after_ms = RETRY_AFTER_MS.get(code)
+        retry_after_ms = self.retry_after_ms
         headers = {"Content-Type": wire.MEDIA_PROBLEM, "Cache-Control": "no-store"}
         if retry_after_ms is not None:
             # The header knows whole seconds only; the member is the precise one.
@@ -126,6 +148,9 @@ class Problem(Exception):
             ended=self.ended,
             holders=self.holders,
             queue_length=self.queue_length,
+            closed=self.closed,
+            cycle=self.cycle,
+            first_revision=self.first_revision,
             retry_after_ms=retry_after_ms,
         )
         return web.Response(body=_encode(body), status=self.status, headers=headers)
@@ -136,7 +161,7 @@ def bad_request(field: str, detail: str) -> Problem:
 
 
 def of_refusal(refused: Refused, session_ref: Callable[[str], str]) -> Problem:
-    """The machine's or the node's refusal. Holders are shown without their sessions' ids."""
+    """The machine's or the node's refusal. Holders, and the tasks of a circle, are shown without their sessions' ids."""
     code = Code(refused.code)
     held = code is Code.HELD
     return Problem(
@@ -147,6 +172,8 @@ def of_refusal(refused: Refused, session_ref: Callable[[str], str]) -> Problem:
         ended=refused.ended,
         holders=[holder_view(h, session_ref) for h in refused.holders] if held else None,
         queue_length=refused.queue_length if held else None,
+        closed=closure_view(refused.closed) if refused.closed is not None else None,
+        cycle=[blocked_view(step, session_ref) for step in refused.cycle] or None,
     )
 
 

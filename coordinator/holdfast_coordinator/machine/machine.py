@@ -207,7 +207,7 @@ class Machine:
         return [closed_view(self.state, closures[key]) for key in page], following
 
     def explain(self, key: str) -> Explanation:
-        """One key, who waits for whom, and how long its grants have taken. Reads the whole trail: for people."""
+        """One key, who waits for whom, and how long its latest grants have taken. Reads a part of the trail: for people."""
         return views.explanation(self.state, key)
 
     def is_current(self, key: str, token: int) -> bool:

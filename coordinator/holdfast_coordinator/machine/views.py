@@ -16,6 +16,8 @@ from .table import holders
 
 WAITERS_EXPLAINED_MAX: Final = 100
 """The head of a queue explains it; everybody behind waits for the same."""
+RECORDS_EXPLAINED_MAX: Final = 4_096
+"""Of the trail, from its end: 20 ms of reading if the key is in every block of them."""
 BLOCKERS_MAX: Final = 100
 """Of one waiter. A phase of a thousand readers is as plain with a hundred."""
 
@@ -49,7 +51,8 @@ def _waiter_view(state: State, waiter: Waiter) -> WaiterView:
 def explanation(state: State, key: str) -> Explanation:
     waiters = islice(state.queues.get(key, {}).values(), WAITERS_EXPLAINED_MAX)
     waited, held = [], []
-    for record in state.trail.of_key(key, 0):
+    since = max(state.trail.first_revision, state.trail.last_revision + 1 - RECORDS_EXPLAINED_MAX)
+    for record in state.trail.of_key(key, since - 1):
         if record.kind == "granted":
             waited.append(record.waited_ms or 0)
         elif record.kind == "ended":
@@ -59,7 +62,7 @@ def explanation(state: State, key: str) -> Explanation:
         tuple([_blockers(state, waiter) for waiter in waiters]),
         _durations(waited),
         _durations(held),
-        state.trail.first_revision,
+        since,
     )
 
 
