@@ -89,6 +89,8 @@ refused wait_timeout | refused closed | refused in_doubt | refused already_done 
 ended released | ended completed | ended expired | ended forced | circle of 1 | circle of 2 | circle through a queue
 limit keys_held_max | limit waiters_max | limit waiters_per_key_max | limit done_max | limit done_bytes_max
 limit checkpoints_max | limit checkpoint_bytes_max | limit quota.sessions:owner o1 | limit quota.holds:a
+later Granted | later Withdrawn | later Detached | later refused wait_timeout | later refused session_expired
+later refused in_doubt | later refused already_done
 limit quota.holds:owner o1 | limit quota.waiters:a | limit quota.waiters:owner o1
 """
 

@@ -183,6 +183,10 @@ def lost_record(state: State) -> None:
     state.trail.size = 1
 
 
+def uncounted_keys(state: State) -> None:
+    state.trail.open_keys += 1
+
+
 BROKEN: list[tuple[Callable[[State], None], str]] = [
     (moved, "stands alone on its keys"),
     (two_on_a_key, "stands alone on its keys"),
@@ -216,6 +220,7 @@ BROKEN: list[tuple[Callable[[State], None], str]] = [
     (lost_floor, "the floor of a forced hold"),
     (lost_deadline, "has a deadline in the heap"),
     (lost_record, "its size is counted"),
+    (uncounted_keys, "the keys of the open block"),
 ]
 
 

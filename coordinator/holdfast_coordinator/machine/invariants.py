@@ -260,6 +260,8 @@ def _check_trail(state: State) -> None:
         _require(block.first == following, "blocks follow each other")
         _require(block.hash == chain(before, block.first, block.packed), "blocks are chained")
         before, following = block.hash, block.first + block.length
+    named = sum(len(raw[4]) for raw in trail.open)
+    _require(trail.open_keys == named, "the keys of the open block are counted")
     _require(trail.open_first == following, "the open block follows the last full one")
     _require(trail.size == sum(len(block.packed) for block in trail.blocks), "its size is counted")
 

@@ -50,7 +50,7 @@ TIGHT: Final = Limits(
     ended_sessions_max=2,
     done_max=2,
     done_bytes_max=7,
-    checkpoints_max=2,
+    checkpoints_max=1,
     checkpoint_bytes_max=6,
     trail_blocks_max=1,
     quotas=(
@@ -71,7 +71,7 @@ TERMS: Final = (
     Terms("exclusive", None, "delay", 300),
     Terms("exclusive", None, "delay", 300, True),
     Terms("exclusive", None, "refuse"),
-    Terms("exclusive", None, "grant", 0, True),
+    *(Terms("exclusive", None, "grant", 0, True),) * 3,
     Terms("shared", None, "grant", 0, True),
 )
 NONSENSE: Final = (
@@ -107,7 +107,7 @@ ACTS: Final = (
     "force all",
     "force again",
     *("resolve",) * 3,
-    "ask closed",
+    *("ask closed",) * 3,
     *("want more",) * 6,
     "resolve ended",
 )
@@ -129,6 +129,8 @@ def aim(model: Model, aimed: Aimed) -> Operation:
             return Barrier()
         closure = model.closures[pick % len(model.closures)]
         if act == "ask closed":
+            delays = [each for each in model.closures if each.by == "delay"]
+            closure = delays[0] if delays else closure
             return Acquire((closure.key,), SESSIONS[pick % 3], wait_ms=(0, 0, 900)[pick % 3])
         return Resolve(closure.key, closure.token, "looked into it", "olga")
     wanted = _wanted(model, act)

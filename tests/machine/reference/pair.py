@@ -110,8 +110,11 @@ class Pair:
         assert decode_entry(encode_entry(entry)) == entry
         outcomes = self.machine.apply(entry)
         assert told(outcomes) == told(self.model.apply(entry))
+        now = {origin for origin, _ in addressed}
         for origin, outcome in outcomes:
-            self.met.update(kinds_of(outcome))
+            kinds = kinds_of(outcome)
+            self.met.update(kinds)
+            self.met.update([f"later {kinds[0]}"] * (origin not in now))
             if isinstance(outcome, Refused) and origin in self.model.circles:
                 relation, asked = self.model.circles[origin]
                 assert is_a_circle(relation, asked, outcome.cycle)
