@@ -20,7 +20,7 @@ PEM_BYTES_MAX: Final = 1 << 20
 """A certificate with its chain is a few kilobytes; a larger file is some other file."""
 
 FLIGHTS_MAX: Final = 4
-"""Messages to and fro in a handshake of TLS 1.3: hello, answer, certificate; one more for what follows."""
+"""Messages in both directions of a handshake of TLS 1.3: hello, answer, certificate; one more for what follows."""
 
 _EXPIRED, _NOT_YET_VALID = 10, 9
 _UNKNOWN_CA = frozenset({2, 18, 19, 20, 21})

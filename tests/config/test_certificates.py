@@ -206,8 +206,8 @@ def test_a_key_that_everybody_can_read_is_a_warning(
         ({"ca": "a\0b", "certificate": "c", "key": "k"}, "$.raft_tls.ca", "is not a file name"),
         ({"ca": 3, "certificate": "c", "key": "k"}, "$.raft_tls.ca", "got `int`"),
         (
-            {"ca": "a", "certificat": "c", "certificate": "c", "key": "k"},
-            "$.raft_tls.certificat",
+            {"ca": "a", "certificates": "c", "certificate": "c", "key": "k"},
+            "$.raft_tls.certificates",
             "did you mean 'certificate'?",
         ),
         ("ca.pem", "$.raft_tls", "Expected `object | null`, got `str`"),
