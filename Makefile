@@ -13,10 +13,10 @@ MESSAGES ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench kill clean
+.PHONY: help setup demo test check format bench kill conformance clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.ready-to-develop ## make .venv and install Holdfast with everything that tests and checks need
 
@@ -38,9 +38,13 @@ format: $(VENV)/.ready-to-develop ## let ruff lay out the code and mend what it 
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.ready-to-run ## lock cycles per second, memory per lock, the log alone; three real processes, fsync on
+bench: $(VENV)/.ready-to-develop ## lock cycles per second, memory per lock, the log alone, and the other stores; fsync on
 	$(BIN)/python bench/locks.py
 	$(BIN)/python bench/engine.py
+	$(BIN)/python bench/stores.py
+
+conformance: $(VENV)/.ready-to-develop ## one suite on memory, SQLite, PostgreSQL, Redis and a cluster; prints the table
+	$(BIN)/pytest tests/conformance $(ARGS)
 
 kill: $(VENV)/.ready-to-develop ## kill -9 of nodes under load, 200 times (ARGS="--all --compaction --minutes 10")
 	$(BIN)/python tools/kill_loop.py $(ARGS)

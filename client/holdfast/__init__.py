@@ -14,19 +14,24 @@ import importlib
 from typing import TYPE_CHECKING
 
 from holdfast._version import __version__
+from holdfast.decorator import current_grant
 from holdfast.errors import (
     BadRequest,
     ClientClosed,
     HoldfastError,
     LimitReached,
     LockLost,
+    LossCode,
     NotAcquired,
     NotAllowed,
+    NotEnoughTime,
     Refused,
     SessionLost,
     UnknownOutcome,
     Unreachable,
+    Unsuitable,
 )
+from holdfast.exits import release_on_sigterm
 from holdfast.grant import Grant
 from holdfast.views import (
     ClusterInfo,
@@ -58,18 +63,23 @@ __all__ = [
     "LockInfo",
     "LockLost",
     "LockPage",
+    "LossCode",
     "NodeInfo",
     "NotAcquired",
     "NotAllowed",
+    "NotEnoughTime",
     "Previous",
     "Refused",
     "SessionLost",
     "UnknownOutcome",
     "Unreachable",
+    "Unsuitable",
     "Waiter",
     "__version__",
     "connect",
     "connect_sync",
+    "current_grant",
+    "release_on_sigterm",
 ]
 
 _LAZY = {

@@ -6,7 +6,9 @@ Rules:
 * Between the cluster's grant and the moment the caller has it there is no point at which a cancellation could strand it: before
   that moment the session withdraws the request, after it the caller owns the grant.
 * A hold belongs to whoever acquired it (a task here, a thread in `sync.py`); nobody else can release it by name.
-It knows how holds are kept and ended through `session.py`, and nothing of threads.
+* A lock belongs to the task that CALLED `acquire_lock`, also if the call is awaited in another one (`asyncio.wait_for` does that).
+* A client that was inherited through a fork begins anew: another session, no connection and no hold of the parent's.
+It knows how holds are kept and ended through `sessions.py` and `session.py`, and nothing of threads.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ import logging
 import math
 import random
 import secrets
+import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, overload
 
-from holdfast import wire
-from holdfast.background import Chores
+from holdfast import forks, wire
 from holdfast.clock import BootClock, Clock
+from holdfast.decorator import OnHeld, P, R, locked_async, wait_of
 from holdfast.errors import (
     ClientClosed,
     HoldfastError,
@@ -31,14 +34,20 @@ from holdfast.errors import (
     Unreachable,
 )
 from holdfast.grant import Grant, Hooks
+from holdfast.holds import Holds
+from holdfast.lease import Bound
 from holdfast.lock import Lock
+from holdfast.options import LockKeywords, LockOptions, check_ttl, hooks_of, keys_of, lock_options
 from holdfast.requests import ATTEMPT_SECONDS, SESSION_GONE_CODES, Requester, refusal
-from holdfast.session import LEASE_RAN_OUT, Session
+from holdfast.sessions import Sessions
+from holdfast.stores import capabilities
+from holdfast.stores.address import StoreAddress, open_store, parse_store
 from holdfast.transport import (
     Answer,
     Encoding,
     Endpoints,
     HttpTransport,
+    LateTransport,
     NoAnswer,
     NotSent,
     Request,
@@ -48,7 +57,6 @@ from holdfast.transport import (
 from holdfast.views import (
     MS_PER_SECOND,
     ClusterInfo,
-    Holder,
     LockInfo,
     LockPage,
     cluster_of,
@@ -59,17 +67,17 @@ from holdfast.views import (
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from types import TracebackType
 
-log = logging.getLogger("holdfast")
+    from holdfast.session import Session
+
+log: logging.Logger = logging.getLogger("holdfast")
 
 TTL_SECONDS: Final = 10.0
 """Long enough for an election and a pause of the garbage collector, short enough to wait for after a crash."""
 TIMEOUT_SECONDS: Final = 15.0
 """Rides out an election, a node that hangs, and a restart of the whole cluster on one machine."""
-CLOSE_SECONDS: Final = 3.0
-"""Closing is a courtesy: without it the session ends by its TTL."""
 REPLACEMENTS_MAX: Final = 3
 """Sessions that may end under one acquire whose wait is over, before the caller hears of it."""
 REPLACEMENT_PAUSE_SECONDS: Final = 0.1
@@ -90,6 +98,8 @@ class Settings:
     token: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     hooks: Hooks = field(default_factory=Hooks)
+    store: StoreAddress | None = None
+    """Where the locks are, if not in a cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +123,19 @@ def connect(
     encoding: Encoding = "json",
     token: str | None = None,
     tls: ssl.SSLContext | None = None,
-    on_at_risk: Callable[[Grant], object] | None = None,
+    require: str | Sequence[str] = (),
+    on_at_risk: Callable[[Grant, float], object] | None = None,
     on_lost: Callable[[Grant], object] | None = None,
 ) -> AsyncClient:
     """A client for `async with`.
 
-    `endpoints`: every node, `"http://a:7601,http://b:7602"` or a sequence. `ttl`: seconds after which the cluster gives away
-    what a dead client held. `owner`: what others see of you. `timeout`: seconds for which one call goes on asking without a
-    definite answer (on top of `wait`). `token`: sent as a bearer credential. `on_at_risk` and `on_lost` are called with the
-    grant, on the event loop, for every lock. Raises `ValueError` for an unusable argument; does no I/O.
+    `endpoints`: every node, `"http://a:7601,http://b:7602"` or a sequence; or the address of another store: `"memory://"`,
+    `"sqlite:///locks.db"`, `"postgresql+psycopg://host/name"`, `"redis://host:6379/0"`. `require`: what the store must promise
+    (`"fencing=global"`, see `holdfast capabilities`), else `Unsuitable` is raised. `ttl`: seconds after which what a dead client
+    held is given away. `owner`: what others see of you. `timeout`: seconds for which one call goes on asking without a
+    definite answer (on top of `wait`). `token`: sent as a bearer credential. `on_at_risk(grant, seconds_left)` is called when
+    renewal has been failing for so long that the lock will be lost in `seconds_left`; `on_lost(grant)` when it is lost; both on the
+    event loop, for every lock. Raises `ValueError` for an unusable argument; does no I/O.
     """
     return AsyncClient(
         settings_of(
@@ -132,6 +146,7 @@ def connect(
             encoding=encoding,
             token=token,
             tls=tls,
+            require=require,
             hooks=hooks_of(on_at_risk, on_lost),
         )
     )
@@ -147,15 +162,22 @@ def settings_of(
     token: str | None,
     tls: ssl.SSLContext | None,
     hooks: Hooks,
+    require: str | Sequence[str] = (),
 ) -> Settings:
-    """Checked settings. Raises `ValueError`."""
+    """Checked settings. Raises `ValueError`, and `Unsuitable` for a store that does not give what `require` says."""
     check_ttl(ttl)
     if not (timeout > 0 and math.isfinite(timeout)):
         raise ValueError(f"timeout is a positive number of seconds, not {timeout!r}")
     if encoding not in ("json", "msgpack"):
         raise ValueError(f"encoding is 'json' or 'msgpack', not {encoding!r}")
+    store = parse_store(endpoints)
+    if store is not None and (token is not None or tls is not None):
+        raise ValueError(
+            "token and tls are for the nodes of a cluster; a store has its credentials in its address"
+        )
+    capabilities.check(capabilities.CLUSTER if store is None else store.capabilities, require)
     return Settings(
-        endpoints=parse_endpoints(endpoints),
+        endpoints=parse_endpoints(endpoints) if store is None else (store.shown,),
         ttl=ttl,
         owner=owner,
         timeout=timeout,
@@ -163,63 +185,51 @@ def settings_of(
         token=token,
         tls=tls,
         hooks=hooks,
+        store=store,
     )
-
-
-def hooks_of(
-    on_at_risk: Callable[[Grant], object] | None, on_lost: Callable[[Grant], object] | None
-) -> Hooks:
-    """The callbacks of one level (a client, or a lock)."""
-    return Hooks(
-        on_at_risk=() if on_at_risk is None else (on_at_risk,),
-        on_lost=() if on_lost is None else (on_lost,),
-    )
-
-
-def check_ttl(ttl: float) -> None:
-    """Raises `ValueError` for a TTL that no cluster takes."""
-    if not (0 < ttl * MS_PER_SECOND <= wire.TTL_MS_MAX):
-        raise ValueError(f"ttl is a number of seconds up to {wire.TTL_MS_MAX // 1000}, not {ttl!r}")
-
-
-def keys_of(keys: str | Sequence[str]) -> tuple[str, ...]:
-    """One key or several. Raises `ValueError` for none; everything else is for the cluster to judge."""
-    found = (keys,) if isinstance(keys, str) else tuple(keys)
-    if not found:
-        raise ValueError("no key was given")
-    return found
-
-
-def check_wait(wait: float | None) -> float:
-    """Seconds to wait, infinity for None. Raises `ValueError`."""
-    if wait is None:
-        return math.inf
-    if not wait >= 0:
-        raise ValueError(f"wait is a number of seconds, 0 or more, or None; not {wait!r}")
-    return wait
 
 
 class AsyncClient:
     """The client of one event loop. Made by `connect`; safe to use from any number of its tasks."""
 
     def __init__(self, settings: Settings, ports: Ports | None = None) -> None:
-        ports = ports or Ports()
         self._settings = settings
-        self._ports = ports
-        self._clock = ports.clock
-        self._transport = ports.transport or HttpTransport(
-            clock=ports.clock, encoding=settings.encoding, token=settings.token, tls=settings.tls
-        )
+        self._ports = ports or Ports()
+        self._clock = self._ports.clock
+        self._is_closed = False
+        self._outside = object()  # stands for whoever calls from outside of any task
+        self._start(self._ports.transport or _transport(settings, self._ports))
+        forks.on_fork(self)
+
+    def _start(self, transport: Transport) -> None:
+        """Everything that belongs to one process."""
+        settings, ports = self._settings, self._ports
+        self._transport = transport
         self._requester = Requester(
             self._transport, Endpoints(settings.endpoints, ports.draw), ports.clock, ports.draw
         )
-        self._chores = Chores()
-        self._main: Session | None = None
-        self._opening: asyncio.Task[Session] | None = None
-        self._sessions: set[Session] = set()
-        self._by_key: dict[str, tuple[Grant, Session]] = {}
-        self._plain: set[int] = set()  # tokens that were got through `acquire_lock`
-        self._is_closed = False
+        self._holds = Holds()
+        self._sessions = Sessions(
+            self._requester,
+            self._holds,
+            ttl=settings.ttl,
+            owner=settings.owner,
+            patience=settings.timeout,
+            new_session_id=ports.new_session_id,
+        )
+        # Should the client be dropped without `aclose`, its locks must not be renewed for ever.
+        self._finalizer = weakref.finalize(self, self._sessions.abandon)
+        self._finalizer.atexit = False
+
+    def _forked(self) -> None:
+        """In the child: begin anew, and leave what is the parent's as it is."""
+        if self._is_closed:
+            return
+        self._finalizer.detach()
+        forks.keep_for_ever(self._sessions, self._transport)
+        # Opened when it is used: stores have things of their own to forget in a child, perhaps after this.
+        settings, ports = self._settings, self._ports
+        self._start(ports.transport or LateTransport(lambda: _transport(settings, ports)))
 
     # -- locks
 
@@ -229,45 +239,97 @@ class AsyncClient:
         *,
         wait: float | None = 0.0,
         ttl: float | None = None,
+        max_hold: float | None = None,
+        progress_within: float | None = None,
         context: str | None = None,
-        on_at_risk: Callable[[Grant], object] | None = None,
+        reentrant: bool = False,
+        on_at_risk: Callable[[Grant, float], object] | None = None,
         on_lost: Callable[[Grant], object] | None = None,
     ) -> Lock:
         """A lock for `async with ... as grant`; nothing happens before that.
 
         `keys`: one key, or several that are granted all or none under one token. `wait`: seconds to stand in the queue, 0 not
-        at all, None as long as it takes. `ttl`: gives this lock a session of its own with that TTL. `context`: a short note for
-        whoever looks into the log of the cluster. Entering raises `NotAcquired`, `Unreachable`, `UnknownOutcome`, ...; leaving
-        raises `LockLost` if the lock was lost, in which case the body was cancelled.
+        at all, None as long as it takes. `ttl`: gives this lock a session of its own with that TTL. `max_hold`: seconds after
+        which the lock is lost however well it could be renewed; `progress_within`: the same, counted anew from each
+        `grant.progress()`; both give it a session of its own. `context`: a short note for whoever looks into the log of the
+        cluster. `reentrant`: if this task holds the keys already, enter once more under the same grant. Entering raises
+        `NotAcquired`, `Unreachable`, `UnknownOutcome`, ...; leaving raises `LockLost` if the lock was lost, in which case the
+        body was cancelled. Raises `ValueError` for an unusable argument.
         """
-        if ttl is not None:
-            check_ttl(ttl)
-        return Lock(
-            self,
-            keys_of(keys),
-            wait=check_wait(wait),
+        options = lock_options(
+            wait=wait,
             ttl=ttl,
+            max_hold=max_hold,
+            progress_within=progress_within,
             context=context,
+            reentrant=reentrant,
             hooks=hooks_of(on_at_risk, on_lost),
         )
+        return Lock(self, keys_of(keys), options)
 
-    async def acquire_lock(self, key: str, wait: float | None = 0.0) -> bool:
+    @overload
+    def locked(
+        self,
+        templates: str | Sequence[str],
+        *,
+        on_held: Literal["raise", "wait"] = "raise",
+        **keywords: Unpack[LockKeywords],
+    ) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Coroutine[Any, Any, R]]]: ...
+
+    @overload
+    def locked(
+        self,
+        templates: str | Sequence[str],
+        *,
+        on_held: Literal["skip"],
+        **keywords: Unpack[LockKeywords],
+    ) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Coroutine[Any, Any, R | None]]]: ...
+
+    def locked(
+        self,
+        templates: str | Sequence[str],
+        *,
+        on_held: OnHeld = "raise",
+        **keywords: Unpack[LockKeywords],
+    ) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Coroutine[Any, Any, Any]]]:
+        """A decorator: `@hf.locked("customer:{customer_id}:collect")` runs an `async def` under a lock for each call.
+
+        `templates`: one or several keys with `{argument}` or `{argument.attribute}` in them, checked here and rendered by `str()`.
+        `on_held`, when it is not acquired: `raise` NotAcquired, `skip` the body and return None, or `wait` as long as it takes. The
+        other keywords are those of `lock`. `holdfast.current_grant()` is the grant, inside. Raises `ValueError` and `TypeError` at
+        decoration for a template or a function that cannot work, and `ValueError` at a call whose values make no key.
+        """
+        keywords["wait"] = wait_of(on_held, keywords.get("wait", 0.0))
+        self.lock("-", **keywords)  # raises now for an option that cannot be
+
+        def decorate(
+            function: Callable[P, Awaitable[R]],
+        ) -> Callable[P, Coroutine[Any, Any, Any]]:
+            return locked_async(
+                function, templates, lambda keys: self.lock(keys, **keywords), on_held
+            )
+
+        return decorate
+
+    def acquire_lock(
+        self, key: str, wait: float | None = 0.0, *, max_hold: float | None = None
+    ) -> Coroutine[Any, Any, bool]:
         """Whether the calling task has the lock now. False: somebody has it (also: this task itself), or `wait` was in vain.
 
-        The lock is renewed until `release_lock`, by the same task. Raises `UnknownOutcome` if the outcome cannot be learned (it
-        is withdrawn in the background), `Unreachable` and the other refusals. To bound the time use `wait`, not a wrapper that
-        runs this call in another task.
+        The lock is renewed until `release_lock` by the same task, and no longer than `max_hold` seconds if that is given. Raises
+        `UnknownOutcome` if the outcome cannot be learned (it is withdrawn in the background), `Unreachable` and the other
+        refusals.
         """
-        return await self._acquire_plain(key, wait, asyncio.current_task())
+        return self._acquire_plain(key, wait, max_hold, self._caller())
 
-    async def release_lock(self, key: str) -> bool:
+    def release_lock(self, key: str) -> Coroutine[Any, Any, bool]:
         """Give back what the calling task got through `acquire_lock`. False, never an exception, if that task does not hold it
         (any more), or if the release is not acknowledged yet (it is insisted on in the background)."""
-        return await self._release_plain(key, asyncio.current_task())
+        return self._release_plain(key, self._caller())
 
     def grant_of(self, key: str) -> Grant | None:
         """The calling task's grant from `acquire_lock`, for its fence; None if it does not hold the key."""
-        return self._plain_grant(key, asyncio.current_task())
+        return self._holds.plain(key, self._caller())
 
     # -- looking
 
@@ -334,21 +396,10 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Close the session, which releases everything; locks that are still held are lost. Takes 3 s at most each for the
-        cluster and for callbacks. Closing twice is harmless."""
-        if self._is_closed:
-            return
+        cluster and for callbacks. Closing twice is harmless; being cancelled does not stop the closing."""
         self._is_closed = True
-        try:
-            open_sessions = [each for each in self._sessions if not each.ended.done()]
-            await asyncio.gather(*(each.close(CLOSE_SECONDS) for each in open_sessions))
-            try:
-                async with self._clock.timeout(CLOSE_SECONDS):
-                    await self._chores.finish()
-            except TimeoutError:
-                log.warning("callbacks or closings were still running when the client was closed")
-        finally:
-            self._chores.cancel()
-            await self._transport.aclose()
+        self._finalizer.detach()
+        await self._sessions.aclose()
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -356,32 +407,26 @@ class AsyncClient:
 
     # -- acquiring, for whoever holds: `holder` is a task or stands for a thread
 
-    async def _acquire(
-        self,
-        keys: tuple[str, ...],
-        *,
-        wait: float,
-        ttl: float | None,
-        context: str | None,
-        hooks: Hooks,
-        holder: object,
-    ) -> Grant:
+    async def _acquire(self, keys: tuple[str, ...], options: LockOptions, holder: object) -> Grant:
         """A grant that is good at this moment. There is no await between its making and the return."""
         self._check_open()
-        self._refuse_reentry(keys, holder)
-        wait_until = self._clock.now() + wait
+        if options.reentrant and (held := self._holds.re_entered(keys, holder)) is not None:
+            return held
+        self._holds.refuse_reentry(keys, holder, self._settings.owner)
+        own_ttl = options.session_ttl(self._settings.ttl)
+        wait_until = self._clock.now() + options.wait
         replaced = 0
         while True:
-            session = await self._session(ttl)
+            session = await self._sessions.session(own_ttl)
             grant = None
             try:
-                answer = await session.acquire(keys, wait_until=wait_until, context=context)
+                answer = await session.acquire(keys, wait_until=wait_until, context=options.context)
                 if answer is not None and answer.status < 400:
-                    grant = self._grant_or_end(session, answer, hooks, holder)
+                    grant = self._grant_or_end(session, answer, options, holder)
                 if grant is not None:
                     return grant
             finally:
-                if ttl is not None:
+                if own_ttl is not None:
                     session.retire()  # a session of its own ends with its only hold
             now = self._clock.now()
             if answer is not None and _is_final(answer):
@@ -397,28 +442,27 @@ class AsyncClient:
                 await self._clock.sleep_until(now + (pause if replaced > 1 else 0.0))
 
     def _grant_or_end(
-        self, session: Session, answer: Answer, hooks: Hooks, holder: object
+        self, session: Session, answer: Answer, options: LockOptions, holder: object
     ) -> Grant | None:
         """A grant that cannot be read must not stay behind unseen: its session ends."""
         try:
-            return self._grant(session, answer, hooks, holder)
+            return self._grant(session, answer, options, holder)
         except (KeyError, TypeError, ValueError) as error:
             session.end("the coordinator sent a grant that cannot be read")
             raise UnknownOutcome(f"the grant cannot be read: {error!r}") from error
 
     def _grant(
-        self, session: Session, answer: Answer, hooks: Hooks, holder: object
+        self, session: Session, answer: Answer, options: LockOptions, holder: object
     ) -> Grant | None:
-        """What the answer grants, or None: it came too late, and was given back with its session."""
+        """What the answer grants, or None: it came too late, and is given back."""
         body = answer.body
         session.lease.seen(answer.sent_at, int(body["remaining_ms"]) / MS_PER_SECOND)
-        if session.ended.done():
-            return None
-        if session.lease.remaining(self._clock.now()) <= 0.0:
-            session.end(LEASE_RAN_OUT)
+        now = self._clock.now()
+        if session.ended.done() or session.lease.remaining(now) <= 0.0:
+            session.give_back(int(body["token"]))
             return None
         keys = tuple(str(each) for each in body["keys"])
-        own = self._settings.hooks
+        hooks, own = options.hooks, self._settings.hooks
         grant = Grant(
             token=int(body["token"]),
             fence=int(body["fence"]),
@@ -427,118 +471,69 @@ class AsyncClient:
             previous_by_key=previous_by_key(keys, body.get("previous")),
             previous_horizon=int(body.get("previous_horizon") or 0),
             lease=session.lease,
+            bound=_bound(options, now),
             clock=self._clock,
             holder=holder,
             hooks=Hooks(hooks.on_at_risk + own.on_at_risk, hooks.on_lost + own.on_lost),
         )
         session.hold(grant)
-        for key in keys:
-            self._by_key[key] = (grant, session)
+        self._holds.add(grant, session)
         return grant
 
     async def _release(self, grant: Grant) -> bool:
-        session = self._forget(grant)
+        """Whether this block's hold is over, or is still needed by an outer one."""
+        grant._entries -= 1
+        if grant._entries > 0 and not grant.is_lost:
+            return True
+        session = self._holds.forget(grant)
         return session is not None and await session.release(grant)
 
-    async def _acquire_plain(self, key: str, wait: float | None, holder: object) -> bool:
+    async def _acquire_plain(
+        self, key: str, wait: float | None, max_hold: float | None, holder: object
+    ) -> bool:
+        options = lock_options(wait=wait, max_hold=max_hold)
         try:
-            grant = await self._acquire(
-                keys_of(key),
-                wait=check_wait(wait),
-                ttl=None,
-                context=None,
-                hooks=Hooks(),
-                holder=holder,
-            )
+            grant = await self._acquire(keys_of(key), options, holder)
         except NotAcquired:
             return False
-        self._plain.add(grant.token)
+        self._holds.mark_plain(grant)
         return True
 
     async def _release_plain(self, key: str, holder: object) -> bool:
-        grant = self._plain_grant(key, holder)
+        grant = self._holds.plain(key, holder)
         return grant is not None and await self._release(grant)
 
-    def _plain_grant(self, key: str, holder: object) -> Grant | None:
-        grant, _ = self._by_key.get(key, (None, None))
-        if grant is None or grant._holder is not holder or grant.token not in self._plain:
-            return None
-        return grant
-
-    def _forget(self, grant: Grant) -> Session | None:
-        """Out of the books; the session it belonged to, None if it was not in them."""
-        session = None
-        self._plain.discard(grant.token)
-        for key in grant.keys:
-            found = self._by_key.get(key)
-            if found is not None and found[0] is grant:
-                session = found[1]
-                del self._by_key[key]
-        return session
-
-    def _refuse_reentry(self, keys: tuple[str, ...], holder: object) -> None:
-        """The same holder would wait for itself: refused as held, at once."""
-        for key in keys:
-            found = self._by_key.get(key)
-            if found is None or found[0]._holder is not holder or found[0].remaining() <= 0.0:
-                continue
-            grant = found[0]
-            itself = Holder(grant.token, None, self._settings.owner, grant.mode, grant.remaining())
-            raise NotAcquired(
-                f"{key!r} is held by the caller itself", keys=keys, code="held", holders=(itself,)
-            )
-
-    # -- sessions
-
-    async def _session(self, ttl: float | None) -> Session:
-        """The session for a new acquire: the shared one, made anew if it is over; or one of its own."""
-        if ttl is not None:
-            return await self._shielded(self._chores.spawn(self._open(ttl), "open", awaited=True))
-        main = self._main
-        if main is not None and main.is_usable:
-            if not main.is_crowded:
-                return main
-            main.retire()
-        if self._opening is None:
-            self._opening = self._chores.spawn(self._open_main(), "open", awaited=True)
-        return await self._shielded(self._opening)
-
-    async def _shielded(self, opening: asyncio.Task[Session]) -> Session:
-        """A cancelled caller leaves the opening to those who also wait for it."""
-        await asyncio.wait({opening})
-        if opening.cancelled():
-            raise ClientClosed("the client was closed")
-        return opening.result()
-
-    async def _open_main(self) -> Session:
+    def _caller(self) -> object:
+        """The holder that a plain call is for: the task that makes it, or whoever is outside of all tasks
+        (`loop.run_until_complete(hf.acquire_lock("k"))`)."""
         try:
-            self._main = await self._open(self._settings.ttl)
-            return self._main
-        finally:
-            self._opening = None
+            return asyncio.current_task() or self._outside
+        except RuntimeError:  # no event loop runs here
+            return self._outside
 
-    async def _open(self, ttl: float) -> Session:
-        session = await Session.open(
-            self._requester,
-            session_id=self._ports.new_session_id(),
-            ttl=ttl,
-            owner=self._settings.owner,
-            patience=self._settings.timeout,
-            callbacks=self._chores,
-        )
-        if self._is_closed:
-            await session.close(CLOSE_SECONDS)
-            raise ClientClosed("the client was closed")
-        self._sessions.add(session)
-        session.ended.add_done_callback(lambda _: self._session_ended(session))
-        return session
+    def __repr__(self) -> str:
+        # Endpoints may carry credentials, and keys personal data: neither is shown.
+        state = "closed" if self._is_closed else f"sessions={len(self._sessions)}"
+        count = len(self._settings.endpoints)
+        return f"<AsyncClient endpoints={count} {state} held={len(self._holds)}>"
 
-    def _session_ended(self, session: Session) -> None:
-        self._sessions.discard(session)
-        if self._main is session:
-            self._main = None
-        for grant in [each for each, owner in self._by_key.values() if owner is session]:
-            self._forget(grant)
+
+def _bound(options: LockOptions, now: float) -> Bound | None:
+    if not options.is_bounded:
+        return None
+    return Bound(
+        now,
+        math.inf if options.max_hold is None else options.max_hold,
+        math.inf if options.progress_within is None else options.progress_within,
+    )
+
+
+def _transport(settings: Settings, ports: Ports) -> Transport:
+    if settings.store is not None:
+        return open_store(settings.store, ports.clock, ports.draw)
+    return HttpTransport(
+        clock=ports.clock, encoding=settings.encoding, token=settings.token, tls=settings.tls
+    )
 
 
 def _is_final(answer: Answer) -> bool:

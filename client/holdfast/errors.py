@@ -7,10 +7,22 @@ what the caller should do.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from holdfast.views import Holder
+
+
+class LossCode(StrEnum):
+    """Why a lock was lost, for programs; `reason` says it in words."""
+
+    NOT_RENEWED = "not_renewed"  # no renewal was acknowledged in time: no node could be reached, or this process stood still
+    SESSION_ENDED = "session_ended"  # the cluster says that the session is over
+    MAX_HOLD = "max_hold"  # the body took longer than `max_hold`
+    NO_PROGRESS = "no_progress"  # `grant.progress()` was not called for `progress_within` seconds
+    CLOSED = "closed"  # the client was closed while the body ran
+    FORKED = "forked"  # this process is a child of the one that holds the lock
 
 
 class HoldfastError(Exception):
@@ -33,10 +45,10 @@ class NotAcquired(HoldfastError):
         queue_length: int = 0,
     ) -> None:
         super().__init__(message)
-        self.keys = keys
-        self.code = code
-        self.holders = holders
-        self.queue_length = queue_length
+        self.keys: tuple[str, ...] = keys
+        self.code: str = code
+        self.holders: tuple[Holder, ...] = holders
+        self.queue_length: int = queue_length
 
 
 class LockLost(HoldfastError):
@@ -44,12 +56,29 @@ class LockLost(HoldfastError):
     by now: stop, change nothing more, and let the fence decide about what is still on its way."""
 
     def __init__(
-        self, message: str, *, keys: tuple[str, ...] = (), token: int = 0, reason: str = ""
+        self,
+        message: str,
+        *,
+        keys: tuple[str, ...] = (),
+        token: int = 0,
+        reason: str = "",
+        code: LossCode = LossCode.SESSION_ENDED,
     ) -> None:
         super().__init__(message)
-        self.keys = keys
-        self.token = token
-        self.reason = reason
+        self.keys: tuple[str, ...] = keys
+        self.token: int = token
+        self.reason: str = reason
+        self.code: LossCode = code
+
+
+class NotEnoughTime(HoldfastError):
+    """What was about to start could not surely end within the hold, so it was not started. Nothing happened: release the lock
+    and leave the message, or take the lock with a longer `ttl`. `needed` and `remaining` are seconds."""
+
+    def __init__(self, message: str, *, needed: float = 0.0, remaining: float = 0.0) -> None:
+        super().__init__(message)
+        self.needed: float = needed
+        self.remaining: float = remaining
 
 
 class SessionLost(HoldfastError):
@@ -72,9 +101,9 @@ class Refused(HoldfastError):
 
     def __init__(self, message: str, *, code: str = "", detail: str = "", status: int = 0) -> None:
         super().__init__(message)
-        self.code = code
-        self.detail = detail
-        self.status = status
+        self.code: str = code
+        self.detail: str = detail
+        self.status: int = status
 
 
 class BadRequest(Refused):
@@ -90,7 +119,7 @@ class BadRequest(Refused):
         field: str | None = None,
     ) -> None:
         super().__init__(message, code=code, detail=detail, status=status)
-        self.field = field
+        self.field: str | None = field
 
 
 class NotAllowed(Refused):
@@ -110,8 +139,13 @@ class LimitReached(Refused):
         limit: str | None = None,
     ) -> None:
         super().__init__(message, code=code, detail=detail, status=status)
-        self.limit = limit
+        self.limit: str | None = limit
 
 
 class ClientClosed(HoldfastError):
     """The client was closed: its session is over. Make a new client."""
+
+
+class Unsuitable(HoldfastError):
+    """The store of this address promises less than `require` asks for. Use another store (the message names those that
+    would do), or require less."""

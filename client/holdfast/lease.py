@@ -1,4 +1,6 @@
-"""What a client may believe about its session, and for how long. Pure: no clock, no I/O; every instant is passed in.
+"""What a client may believe about its session and for how long, and how long a hold may go on being renewed.
+
+Pure: no clock, no I/O; every instant is passed in.
 
 The rule (guarantee G3): an acknowledged request was applied after it was SENT, so the cluster cannot end the session before
 `sent + remaining`. Counting from the receipt instead would go wrong:
@@ -12,6 +14,7 @@ The margin covers two clocks that do not run at quite the same rate.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
@@ -47,6 +50,8 @@ class Lease:
     ttl: float
     renewed_at: float
     deadline: float
+    renewals_failed: int = 0
+    """Attempts to renew that failed since the last one that was acknowledged."""
 
     @classmethod
     def opened(cls, ttl: float, sent_at: float, remaining: float) -> Lease:
@@ -56,6 +61,7 @@ class Lease:
     def renewed(self, sent_at: float, remaining: float) -> None:
         """A renewal sent at `sent_at` was acknowledged."""
         self.renewed_at = max(self.renewed_at, sent_at)
+        self.renewals_failed = 0
         self.seen(sent_at, remaining)
 
     def seen(self, sent_at: float, remaining: float) -> None:
@@ -79,6 +85,38 @@ class Lease:
         if now >= self.deadline:
             return Phase.ENDED
         return Phase.AT_RISK if now >= self.risk_at() else Phase.GOOD
+
+
+@dataclass(slots=True)
+class Bound:
+    """How long one hold may last, however well its session is renewed: a worker that hangs keeps no lock for ever.
+
+    `max_hold`: seconds in all. `progress_within`: seconds from one sign of progress to the next. Infinity: no such bound.
+    """
+
+    granted_at: float
+    max_hold: float = math.inf
+    progress_within: float = math.inf
+    progressed_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.progressed_at = self.granted_at
+
+    def progressed(self, now: float) -> None:
+        """The worker is alive. One assignment, so that any thread may say so."""
+        self.progressed_at = now
+
+    def ends_at(self) -> float:
+        """When the hold is over for its client. Only ever moves later."""
+        return min(self.granted_at + self.max_hold, self.progressed_at + self.progress_within)
+
+    def risk_at(self, ttl: float) -> float:
+        """When to warn: as long before the end as a failing renewal warns, or sooner where the bound itself is short."""
+        return self.ends_at() - min(ttl, self.max_hold, self.progress_within) * RISK_FRACTION
+
+    def is_out_of_time(self, now: float) -> bool:
+        """Whether it is `max_hold` that has passed, rather than `progress_within`."""
+        return now >= self.granted_at + self.max_hold
 
 
 @dataclass(slots=True)

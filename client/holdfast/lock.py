@@ -11,28 +11,20 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Protocol
 
-from holdfast.errors import LockLost
-
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from holdfast.grant import Grant, Hooks
+    from holdfast.grant import Grant
+    from holdfast.options import LockOptions
 
-log = logging.getLogger("holdfast")
+log: logging.Logger = logging.getLogger("holdfast")
 
 
 class Acquirer(Protocol):
     """What a lock needs of its client."""
 
     async def _acquire(
-        self,
-        keys: tuple[str, ...],
-        *,
-        wait: float,
-        ttl: float | None,
-        context: str | None,
-        hooks: Hooks,
-        holder: object,
+        self, keys: tuple[str, ...], options: LockOptions, holder: object
     ) -> Grant: ...
 
     async def _release(self, grant: Grant) -> bool: ...
@@ -41,22 +33,10 @@ class Acquirer(Protocol):
 class Lock:
     """Made by `AsyncClient.lock`. May be entered again after it was left, but not twice at once."""
 
-    def __init__(
-        self,
-        client: Acquirer,
-        keys: tuple[str, ...],
-        *,
-        wait: float,
-        ttl: float | None,
-        context: str | None,
-        hooks: Hooks,
-    ) -> None:
+    def __init__(self, client: Acquirer, keys: tuple[str, ...], options: LockOptions) -> None:
         self._client = client
         self._keys = keys
-        self._wait = wait
-        self._ttl = ttl
-        self._context = context
-        self._hooks = hooks
+        self._options = options
         self._is_entered = False
         self._grant: Grant | None = None
         self._task: asyncio.Task[object] | None = None
@@ -72,21 +52,14 @@ class Lock:
         self._is_entered = True
         self._has_cancelled = False
         try:
-            grant = await self._client._acquire(
-                self._keys,
-                wait=self._wait,
-                ttl=self._ttl,
-                context=self._context,
-                hooks=self._hooks,
-                holder=task,
-            )
+            grant = await self._client._acquire(self._keys, self._options, task)
         except BaseException:
             self._is_entered = False
             raise
         self._task = task
         self._cancelling_before = task.cancelling()
         self._grant = grant
-        grant._cancel_body = self._cancel
+        grant._cancel_bodies.append(self._cancel)
         return grant
 
     async def __aexit__(
@@ -99,26 +72,22 @@ class Lock:
         if grant is None or task is None:
             raise RuntimeError("the lock was not entered")
         self._grant, self._task, self._is_entered = None, None, False
-        grant._cancel_body = None
-        reason = grant.lost_reason
+        grant._cancel_bodies.remove(self._cancel)
+        lost = grant._lost_error()
         is_ours_alone = self._has_cancelled and task.uncancel() <= self._cancelling_before
         await self._client._release(grant)
-        if reason is None:
+        if lost is None:
             return
         if exc is None or (is_ours_alone and isinstance(exc, asyncio.CancelledError)):
-            raise _lost(grant, reason) from exc
-        log.warning("the lock was lost (%s), and its body ended with %r", reason, exc)
+            raise lost from exc
+        log.warning("%s; and its body ended with %s", lost, type(exc).__name__)
+
+    def __repr__(self) -> str:
+        # Keys may be personal data: they are left out.
+        state = "idle" if self._grant is None else repr(self._grant)
+        return f"<Lock keys={len(self._keys)} {state}>"
 
     def _cancel(self) -> None:
         if self._task is not None and not self._has_cancelled:
             self._has_cancelled = True
             self._task.cancel("the lock was lost")
-
-
-def _lost(grant: Grant, reason: str) -> LockLost:
-    return LockLost(
-        f"the lock was lost while its body ran: {reason}",
-        keys=grant.keys,
-        token=grant.token,
-        reason=reason,
-    )

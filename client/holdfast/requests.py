@@ -75,9 +75,15 @@ class Requester:
     policy: retry.Policy = field(default_factory=retry.Policy)
 
     async def ask(
-        self, request: Request, *, give_up_at: float, attempt_seconds: float = ATTEMPT_SECONDS
+        self,
+        request: Request,
+        *,
+        give_up_at: float,
+        attempt_seconds: float = ATTEMPT_SECONDS,
+        on_failure: Callable[[str], object] = lambda _: None,
     ) -> Conclusion:
-        """One attempt after the other until a definite answer. Raises `Unreachable`, `UnknownOutcome`."""
+        """One attempt after the other until a definite answer. Raises `Unreachable`, `UnknownOutcome`. `on_failure` is told of
+        each attempt that brought none."""
         tries = Tries()
         while True:
             endpoint = self.endpoints.current
@@ -86,6 +92,7 @@ class Requester:
             outcome = await self._attempt(endpoint, request, seconds)
             if isinstance(outcome, Answer):
                 return Conclusion(outcome, tries.may_have_acted)
+            on_failure(outcome.told)
             await self._pause(tries, outcome, endpoint, give_up_at)
 
     async def ask_waiting(

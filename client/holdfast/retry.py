@@ -15,6 +15,10 @@ ATTEMPTS_MAX: Final = 10_000
 """Only a backstop against a mistake in the arithmetic of time; the budget ends every call long before."""
 
 
+LAST_ATTEMPT_SECONDS_MIN: Final = 0.01
+"""An attempt that starts with no time to be answered gains nothing, and turns a definite `Unreachable` into an unknown outcome."""
+
+
 class Failure(Enum):
     """Why an attempt has no final answer."""
 
@@ -55,4 +59,4 @@ def decide(
     doublings = min(max(attempts - 1, 0), 16)
     ceiling = min(policy.backoff_max, policy.backoff_first * 2.0**doublings)
     delay = max(retry_after, ceiling * (0.5 + draw / 2))
-    return None if now + delay >= give_up_at else delay
+    return None if now + delay + LAST_ATTEMPT_SECONDS_MIN >= give_up_at else delay

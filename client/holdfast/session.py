@@ -3,7 +3,10 @@
 Rules:
 * The deadline counts from the send of an acknowledged request (`lease.py`); two tasks mind it. The renewer asks again after a
   third of the TTL; the watcher only looks at the clock, so that a renewal that hangs cannot hide the end.
-* A session that is over is never used again, and it is closed at the cluster as well, so that the next holder need not wait.
+* A session that is over is never used again. If nothing was held it is closed at the cluster as well. If something was, it is
+  left to expire there: closing would record the hold as `released`, and the next holder would think that the work is done.
+* A bounded hold (`lease.Bound`) has a session of its own. When the bound passes, the session is treated as that of a worker who
+  died: it is not renewed any more, and the cluster ends it a TTL later at the most.
 * An acquire that ends without a known outcome is withdrawn under its request id, for as long as the session lives: whatever
   happens to the caller, no lock and no waiter outlives the session or goes unnoticed within it.
 It knows nothing of tasks and threads that hold locks; those belong to `client.py` and `lock.py`.
@@ -19,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from holdfast import wire
 from holdfast.background import Chores
-from holdfast.errors import HoldfastError, UnknownOutcome, Unreachable
+from holdfast.errors import HoldfastError, LossCode, UnknownOutcome, Unreachable
+from holdfast.grant import LEASE_RAN_OUT, loss_of
 from holdfast.lease import Lease, Phase, RequestIds
 from holdfast.requests import (
     NOT_ACQUIRED_CODES,
@@ -34,9 +38,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from holdfast.grant import Grant
+    from holdfast.lease import Bound
     from holdfast.requests import Requester
 
-log = logging.getLogger("holdfast")
+log: logging.Logger = logging.getLogger("holdfast")
 
 RENEW_ATTEMPT_FRACTION: Final = 1 / 6
 """Of the TTL: at least four attempts fit between the first renewal (a third) and the deadline."""
@@ -47,8 +52,6 @@ RENEW_AGAIN_FRACTION: Final = 1 / 20
 REQUEST_SPREAD_MAX: Final = 4096
 """Outcomes that the cluster may have to remember for one long wait; then new acquires get a session of their own. Well below
 what a node allows a session."""
-
-LEASE_RAN_OUT: Final = "the lease ran out before a renewal was acknowledged"
 
 DECIDED_CODES: Final = NOT_ACQUIRED_CODES | SESSION_GONE_CODES | {wire.Code.NOT_HELD}
 """Refusals that the replicated machine itself gives to an acquire: they speak about every attempt under the request id."""
@@ -77,6 +80,7 @@ class Session:
         self._callbacks = callbacks
         self._chores = Chores()
         self._holds: dict[int, Grant] = {}
+        self._last_failure = ""
         self._warned = False
         self._retired = False
 
@@ -112,7 +116,7 @@ class Session:
     def is_usable(self) -> bool:
         """Whether a new acquire may go through it. Notices an end that the watcher has not seen yet."""
         if not self.ended.done() and self.lease.phase(self._clock.now()) is Phase.ENDED:
-            self.end(LEASE_RAN_OUT)
+            self.run_out()
         return not self.ended.done() and not self._retired
 
     @property
@@ -159,6 +163,10 @@ class Session:
     def hold(self, grant: Grant) -> None:
         """The grant is alive, and ends with this session."""
         self._holds[grant.token] = grant
+        if grant._bound is not None:
+            self._chores.spawn(self._watch_bound(grant, grant._bound), "bound")
+        if self._warned:
+            self._warn(grant)
 
     async def release(self, grant: Grant) -> bool:
         """Whether the cluster acknowledged the end of the hold. Completed in the background if the caller is cancelled, and
@@ -169,6 +177,14 @@ class Session:
         task = self._chores.spawn(self._release(grant.token), "release", awaited=True)
         await asyncio.wait({task})
         return not task.cancelled() and task.exception() is None and task.result()
+
+    def give_back(self, token: int) -> None:
+        """A grant that came after this client's own end of the session. Nobody entered it, so it is released, and not left to
+        expire with what the session really held."""
+        self.run_out()
+        body = {"token": token, "session": self.id}
+        request = Request("POST", f"{wire.API_PREFIX}/locks/release", body)
+        self._callbacks.spawn(self._courtesy(request, self.lease.ttl), "give back")
 
     def withdraw(self, request_id: int) -> None:
         """Take back an acquire whose outcome nobody learns: its waiter, or the hold that it may have got."""
@@ -240,9 +256,14 @@ class Session:
         request = Request("POST", path, {"session": self.id}, lane=Lane.RENEW)
         await self._clock.sleep_until(self.lease.renew_at())
         while True:
+            if any(loss_of(each._bound, self._clock.now()) for each in self._holds.values()):
+                return  # the loop stood still: whoever watches the bound has not been woken yet
             try:
                 conclusion = await self._requester.ask(
-                    request, give_up_at=math.inf, attempt_seconds=seconds
+                    request,
+                    give_up_at=math.inf,
+                    attempt_seconds=seconds,
+                    on_failure=self._renewal_failed,
                 )
             except HoldfastError as error:  # unreachable here: the watcher ends the asking
                 log.warning("renewal: %s", error)
@@ -254,6 +275,9 @@ class Session:
                 await self._clock.sleep_until(self.lease.renew_at())
                 continue
             self._end_if_gone(answer)
+            if self.ended.done():
+                return
+            self._renewal_failed(str(refusal(answer)))
             log.warning("renewal: %s", refusal(answer))
             pause = self.lease.ttl * RENEW_AGAIN_FRACTION
             await self._clock.sleep_until(self._clock.now() + pause)
@@ -262,7 +286,7 @@ class Session:
         while True:
             phase = self.lease.phase(self._clock.now())
             if phase is Phase.ENDED:
-                self.end(LEASE_RAN_OUT)
+                self.run_out()
                 return
             if phase is Phase.GOOD:
                 await self._clock.sleep_until(self.lease.risk_at())
@@ -270,12 +294,32 @@ class Session:
             if not self._warned:
                 self._warned = True
                 for grant in list(self._holds.values()):
-                    self._tell(grant._hooks.on_at_risk, grant)
+                    self._warn(grant)
             await self._clock.sleep_until(self.lease.deadline)
+
+    async def _watch_bound(self, grant: Grant, bound: Bound) -> None:
+        """The session is this hold's own, so it ends with the bound. Progress only moves the bound later: look again then."""
+        warned_for = -math.inf
+        while True:
+            now = self._clock.now()
+            loss = loss_of(bound, now)
+            if loss is not None:
+                self.end(loss[1], code=loss[0], bury=False)
+                return
+            risk_at, ends_at = bound.risk_at(self.lease.ttl), bound.ends_at()
+            if now < risk_at:
+                await self._clock.sleep_until(risk_at)
+                continue
+            if warned_for != ends_at:
+                warned_for = ends_at
+                self._warn(grant)
+            await self._clock.sleep_until(ends_at)
 
     # -- the end
 
-    def end(self, reason: str, *, bury: bool = True) -> None:
+    def end(
+        self, reason: str, *, code: LossCode = LossCode.SESSION_ENDED, bury: bool = True
+    ) -> None:
         """It is over here and now: what it holds is lost. `bury`: tell the cluster, should that still think otherwise."""
         if self.ended.done():
             return
@@ -283,16 +327,16 @@ class Session:
         self._chores.cancel()
         holds, self._holds = self._holds, {}
         for grant in holds.values():
-            if grant._lose(reason):
-                if grant._cancel_body is not None:
-                    grant._cancel_body()
+            if grant._lose(code, reason):
+                for cancel in list(grant._cancel_bodies):
+                    cancel()
                 self._tell(grant._hooks.on_lost, grant)
         if bury:
             self._callbacks.spawn(self._close(self.lease.ttl), "close")
 
     async def close(self, seconds: float) -> bool:
         """End it in order and tell the cluster, within `seconds`. Whether that was acknowledged."""
-        self.end("the session was closed", bury=False)
+        self.end("the client was closed", code=LossCode.CLOSED, bury=False)
         return await self._close(seconds)
 
     def retire(self) -> None:
@@ -312,6 +356,10 @@ class Session:
     async def _close(self, seconds: float) -> bool:
         path = f"{wire.API_PREFIX}/sessions/close"
         request = Request("POST", path, {"session": self.id}, lane=Lane.RENEW)
+        return await self._courtesy(request, seconds)
+
+    async def _courtesy(self, request: Request, seconds: float) -> bool:
+        """What only makes others wait less. The end of the session does it anyway."""
         give_up_at = self._clock.now() + seconds
         try:
             conclusion = await self._requester.ask(request, give_up_at=give_up_at)
@@ -320,13 +368,26 @@ class Session:
             return False
         return conclusion.answer.status < 400
 
-    def _tell(self, callbacks: tuple[Callable[[Grant], object], ...], grant: Grant) -> None:
+    def run_out(self) -> None:
+        """The lease is over by this client's own clock: what it holds is lost."""
+        failed = self.lease.renewals_failed
+        told = f" ({failed} attempts failed, last: {self._last_failure})" if failed else ""
+        self.end(LEASE_RAN_OUT + told, code=LossCode.NOT_RENEWED, bury=not self._holds)
+
+    def _renewal_failed(self, told: str) -> None:
+        self.lease.renewals_failed += 1
+        self._last_failure = told
+
+    def _warn(self, grant: Grant) -> None:
+        self._tell(grant._hooks.on_at_risk, grant, grant.remaining())
+
+    def _tell(self, callbacks: tuple[Callable[..., object], ...], *arguments: object) -> None:
         for callback in callbacks:
-            self._callbacks.spawn(_call(callback, grant), "callback")
+            self._callbacks.spawn(_call(callback, *arguments), "callback")
 
 
-async def _call(callback: Callable[[Grant], object], grant: Grant) -> None:
-    outcome = callback(grant)
+async def _call(callback: Callable[..., object], *arguments: object) -> None:
+    outcome = callback(*arguments)
     if inspect.isawaitable(outcome):
         await outcome
 

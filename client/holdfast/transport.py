@@ -212,6 +212,23 @@ class HttpTransport:
         return session
 
 
+class LateTransport:
+    """A transport that is opened when it is first used."""
+
+    def __init__(self, make: Callable[[], Transport]) -> None:
+        self._make = make
+        self._made: Transport | None = None
+
+    async def attempt(self, endpoint: str, request: Request, *, seconds: float) -> Answer:
+        if self._made is None:
+            self._made = self._make()
+        return await self._made.attempt(endpoint, request, seconds=seconds)
+
+    async def aclose(self) -> None:
+        if self._made is not None:
+            await self._made.aclose()
+
+
 def _why(error: Exception) -> str:
     """Why there is no connection, in the words of the operating system; aiohttp's repeat the address twice."""
     cause = getattr(error, "os_error", None)

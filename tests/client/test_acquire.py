@@ -288,7 +288,7 @@ async def test_a_cancelled_waiter_leaves_the_queue(kit: Any, eventually: Any) ->
     with pytest.raises(asyncio.CancelledError):
         await asking
     await eventually(lambda: not kit.cluster.waiters)
-    await eventually(lambda: client._main.ids.spread == 0)
+    await eventually(lambda: client._sessions._shared.ids.spread == 0)
 
 
 async def test_a_cancelled_acquire_strands_no_lock(kit: Any, step: Any, eventually: Any) -> None:
@@ -327,11 +327,7 @@ async def test_a_cancelled_release_is_completed(kit: Any, step: Any, eventually:
     kit.cluster.script("locks/release", step(acts=False, gate=gate, loses_reply=True))
     assert await client.acquire_lock("k")
 
-    async def release() -> None:
-        client._by_key["k"][0]._holder = asyncio.current_task()
-        await client.release_lock("k")
-
-    releasing = asyncio.create_task(release())
+    releasing = asyncio.create_task(client.release_lock("k"))
     await eventually(lambda: kit.cluster.calls("locks/release"))
     releasing.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -349,15 +345,10 @@ async def test_release_returns_false_instead_of_raising(
     assert await client.acquire_lock("k")
     kit.cluster.script("locks/release", *[step(refuse="no_leader")] * 40)
     releasing = asyncio.create_task(client.release_lock("k"))
-    releasing_as_owner(client, releasing)
     await kit.drive(releasing.done, by=0.05)
     assert releasing.result() is False
     kit.cluster._steps.clear()
     await kit.drive(lambda: "k" not in kit.cluster.holds, by=0.05)
-
-
-def releasing_as_owner(client: Any, task: Any) -> None:
-    client._by_key["k"][0]._holder = task
 
 
 async def test_a_session_that_ended_while_idle_is_replaced(kit: Any) -> None:
@@ -412,7 +403,7 @@ async def test_a_grant_that_comes_too_late_is_given_back(
     gate.set()
     await working
     assert entered[0].token > late_token
-    await eventually(lambda: not kit.cluster.holds)
+    await eventually(lambda: "k" not in kit.cluster.holds)
 
 
 async def test_a_lock_with_a_ttl_has_a_session_of_its_own(kit: Any, eventually: Any) -> None:

@@ -9,7 +9,16 @@ import pytest
 
 import holdfast
 
-FOREIGN = ("holdfast_coordinator", "holdfast_ledger", "pysyncobj", "sqlalchemy", "click", "rich")
+FOREIGN = (
+    "holdfast_coordinator",
+    "holdfast_ledger",
+    "pysyncobj",
+    "sqlalchemy",
+    "psycopg",
+    "redis",
+    "click",
+    "rich",
+)
 
 
 def loaded(statement: str) -> set[str]:
@@ -24,7 +33,7 @@ def test_making_clients_loads_no_server() -> None:
     """The base install is aiohttp and msgpack; neither face needs more."""
     modules = loaded(
         "import holdfast\nfrom holdfast import connect, connect_sync\n"
-        "connect('127.0.0.1:7601'); connect_sync('127.0.0.1:7601').close()"
+        "connect('127.0.0.1:7601'); connect('memory://'); connect_sync('127.0.0.1:7601').close()"
     )
     assert "aiohttp" in modules
     assert not modules & set(FOREIGN)

@@ -75,7 +75,7 @@ async def test_at_risk_comes_before_lost(kit: Any, step: Any) -> None:
     client = kit.client(
         ttl=9.0,
         hooks=holdfast.grant.Hooks(
-            on_at_risk=(lambda grant: told.append(("risk", grant.remaining())),),
+            on_at_risk=(lambda grant, left: told.append(("risk", left)),),
             on_lost=(lambda grant: told.append(("lost", grant.remaining())),),
         ),
     )
@@ -109,9 +109,9 @@ async def test_at_risk_comes_before_lost(kit: Any, step: Any) -> None:
 
 async def test_a_renewal_in_time_ends_the_risk(kit: Any, step: Any, eventually: Any) -> None:
     """Warned once for each time; the body goes on."""
-    told: list[holdfast.Grant] = []
+    told: list[float] = []
     client = kit.client(ttl=9.0)
-    async with client.lock("k", on_at_risk=told.append) as grant:
+    async with client.lock("k", on_at_risk=lambda _, left: told.append(left)) as grant:
         await fail_renewals(kit, step, lambda: told)
         kit.cluster._steps.clear()
         await kit.drive(lambda: not (grant.remaining() < 8.0), by=0.05)
@@ -169,7 +169,7 @@ async def test_the_caller_s_own_cancellation_wins(kit: Any, eventually: Any) -> 
 
     working = asyncio.create_task(work())
     await entered.wait()
-    client._main.end("lost for a test")
+    client._sessions._shared.end("lost for a test")
     working.cancel()
     with pytest.raises(asyncio.CancelledError):
         await working
@@ -201,15 +201,43 @@ async def test_a_timeout_around_the_block_is_a_timeout(kit: Any) -> None:
             await asyncio.Event().wait()
 
 
-async def test_a_lost_session_is_closed_at_the_cluster(kit: Any, step: Any) -> None:
-    """Whoever waits next need not wait for the TTL."""
+async def test_a_lost_session_that_held_something_is_left_to_expire(kit: Any, step: Any) -> None:
+    """Closing it would record the hold as released, and the next holder would think that the work is done."""
     client = kit.client(ttl=9.0)
     assert await client.acquire_lock("k")
     grant = client.grant_of("k")
     await fail_renewals(kit, step, lambda: grant.is_lost)
-    await kit.drive(lambda: not (kit.cluster.holds), by=0.05)
+    kit.cluster._steps.clear()
+    await turns()
     assert await client.release_lock("k") is False
+    assert await client.acquire_lock("k") is False
+    assert kit.cluster.calls("sessions/close") == []
+    kit.cluster.expire()
     assert await client.acquire_lock("k") is True
+
+
+async def test_a_lost_session_that_held_nothing_is_closed(kit: Any, step: Any) -> None:
+    """Nobody's work is half done: the cluster need not keep it."""
+    client = kit.client(ttl=9.0)
+    assert await client.acquire_lock("k")
+    assert await client.release_lock("k")
+    await fail_renewals(kit, step, lambda: len(client._sessions) == 0)
+    await kit.drive(lambda: kit.cluster.calls("sessions/close"), by=0.05)
+
+
+async def test_a_session_that_the_cluster_ended_is_not_renewed_any_more(
+    kit: Any, eventually: Any
+) -> None:
+    """One renewal learns of the end; asking on for ever would be a leak."""
+    client = kit.client(ttl=9.0)
+    assert await client.acquire_lock("k")
+    kit.cluster.expire()
+    kit.clock.advance(3.1)
+    await eventually(lambda: len(client._sessions) == 0)
+    for _ in range(20):
+        kit.clock.advance(3.0)
+        await turns()
+    assert renewals(kit) == 1
 
 
 async def test_closing_the_client_under_a_body_is_a_loss(kit: Any) -> None:
@@ -240,7 +268,7 @@ async def test_a_callback_that_fails_is_logged_and_harms_nothing(
     client = kit.client()
     with pytest.raises(holdfast.LockLost):  # noqa: PT012
         async with client.lock("k", on_lost=on_lost):
-            client._main.end("for a test")
+            client._sessions._shared.end("for a test")
             await asyncio.Event().wait()
     await eventually(lambda: "callback failed" in caplog.text)
 

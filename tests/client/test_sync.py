@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import holdfast
+from holdfast import core as core_module
 from holdfast import sync
 from holdfast.client import Ports
 
@@ -88,7 +89,7 @@ def test_losing_is_told_and_raised(threaded_cluster: Any) -> None:
     with client as hf:
         core: Any = hf._running()
         with pytest.raises(holdfast.LockLost), hf.lock("k") as grant:  # noqa: PT012
-            core._loop.call_soon_threadsafe(lambda: core.client._main.end("for a test"))
+            core._loop.call_soon_threadsafe(lambda: core.client._sessions._shared.end("for a test"))
             assert told.wait(5)
             assert grant.remaining() == 0.0
             assert grant.lost_reason == "for a test"
@@ -103,17 +104,17 @@ def test_an_interrupted_wait_gives_up_its_place(hf: Any, threaded_cluster: Any) 
     class Interrupted(BaseException):
         pass
 
-    calls: list[sync._Call] = []
-    original = sync._Call.start
+    calls: list[core_module.Call] = []
+    original = core_module.Call.start
 
-    def start(call: sync._Call) -> None:
+    def start(call: core_module.Call) -> None:
         original(call)
         calls.append(call)
         call.done.set_exception(Interrupted())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sync._Call, "start", start)
-        patch.setattr(sync._Call, "_finished", lambda *_: None)
+        patch.setattr(core_module.Call, "start", start)
+        patch.setattr(core_module.Call, "_finished", lambda *_: None)
         with pytest.raises(Interrupted):
             hf.acquire_lock("k", wait=20)
     wait_for(core, lambda: calls[0]._task is not None and calls[0]._task.cancelled())
@@ -124,8 +125,8 @@ def test_an_interruption_just_after_the_grant_gives_it_back(hf: Any, threaded_cl
     """Nothing falls between finishing and being abandoned."""
     core = hf._running()
     holder = hf._holder()
-    call = sync._Call(
-        core.client._acquire_plain("k", 0.0, holder),
+    call = core_module.Call(
+        core.client._acquire_plain("k", 0.0, None, holder),
         lambda got: core.client._release_plain("k", holder) if got else None,
     )
     core._loop.call_soon_threadsafe(call.start)
@@ -302,6 +303,6 @@ def test_a_call_that_meets_the_end_of_the_loop_is_told(threaded_cluster: Any) ->
 
     async def nothing() -> None: ...
 
-    call = sync._Call(nothing(), lambda _: None)
+    call = core_module.Call(nothing(), lambda _: None)
     call.drop()
     assert call.done.cancelled()

@@ -34,14 +34,34 @@ async def test_a_hold_survives_the_death_of_the_leader_and_the_next_token_is_hig
             assert leader is not None
             await cluster.kill(leader)
             assert not grant.is_lost
-        # The task that waits owns the lock, so its release by this one is refused.
         assert await waiting
-        assert not await second.release_lock(KEY)
         holders = (await first.read_lock(KEY)).holders
         assert [holder.token for holder in holders] == [grant.token + 1]
         with pytest.raises(holdfast.NotAcquired):
             async with first.lock(KEY):
                 pass
+        # The lock belongs to the task that made the call, though another one waited for it.
+        assert await asyncio.create_task(_release(second)) is False
+        assert await second.release_lock(KEY)
+
+
+async def test_a_worker_that_hangs_is_recorded_as_one_that_died(tmp_path: Path) -> None:
+    """`max_hold` passes: the body is cancelled, nothing is renewed any more, and the next holder is told `expired`."""
+    async with (
+        LocalCluster(tmp_path) as cluster,
+        holdfast.connect(cluster.endpoints, ttl=1.0) as hung,
+        holdfast.connect(cluster.endpoints) as other,
+    ):
+        with pytest.raises(holdfast.LockLost) as lost:
+            async with hung.lock(KEY, max_hold=1.5):
+                await asyncio.Event().wait()
+        assert lost.value.code is holdfast.LossCode.MAX_HOLD
+        async with other.lock(KEY, wait=10.0) as grant:
+            assert grant.previous == holdfast.Previous(lost.value.token, "expired")
+
+
+async def _release(client: holdfast.AsyncClient) -> bool:
+    return await client.release_lock(KEY)
 
 
 async def test_the_blocking_face_is_the_same_thing(tmp_path: Path) -> None:

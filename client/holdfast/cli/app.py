@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from holdfast._version import __version__
-from holdfast.cli import admin, files, journal, locking, nodes, reading
+from holdfast.cli import admin, files, journal, locking, nodes, reading, stores
 
 _HELP = """Distributed locks you can trust: hold one around a command, look at them, run the cluster.
 
@@ -13,6 +13,7 @@ _HELP = """Distributed locks you can trust: hold one around a command, look at t
   holdfast up                              start the nodes of cluster.yml on this machine
   holdfast lock -n nightly -- ./report.sh  run it unless somebody else does
   holdfast ls payments/                    who holds what
+  holdfast capabilities redis://localhost  what a store can promise
   holdfast demo                            see a stale writer refused
 
 \b
@@ -25,7 +26,7 @@ Exit codes:
   126  lock: the command cannot be executed       127  lock: there is no such command
   128+n  lock: signal n ended the command, or the waiting for the lock
 
-HOLDFAST_ENDPOINTS names the cluster (--endpoints wins); HOLDFAST_CONFIG the file for up, serve and config check.
+HOLDFAST_ENDPOINTS names the cluster or another store (--endpoints wins); HOLDFAST_CONFIG the file for up, serve and config check.
 Completion for your shell: eval "$(_HOLDFAST_COMPLETE=bash_source holdfast)", or zsh_source, or fish_source.
 """
 
@@ -50,6 +51,7 @@ for _command in (
     reading.status,
     reading.ls,
     reading.show,
+    stores.capabilities,
     locking.lock,
 ):
     command.add_command(_command)

@@ -36,7 +36,7 @@ def endpoints_option(command: Command) -> Command:
         show_default=True,
         show_envvar=True,
         metavar="URLS",
-        help="The nodes, separated by commas; any of them will do.",
+        help="The nodes, separated by commas; any of them will do. Or another store: sqlite:///locks.db, redis://host, ...",
     )(command)
 
 
@@ -47,10 +47,10 @@ def json_option(command: Command) -> Command:
 
 
 def connect(endpoints: str, *, ttl: float = 10.0, owner: str | None = None) -> holdfast.AsyncClient:
-    """A client for one command. Exits with a sentence when `endpoints` is no list of URLs."""
+    """A client for one command. Exits with a sentence when `endpoints` is no address."""
     try:
         return holdfast.connect(endpoints, ttl=ttl, owner=owner, timeout=ANSWER_SECONDS)
-    except (ValueError, holdfast.HoldfastError) as error:
+    except (ValueError, ModuleNotFoundError, holdfast.HoldfastError) as error:
         fail(f"--endpoints: {error}", exit_codes.USAGE)
 
 

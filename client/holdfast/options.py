@@ -1,0 +1,122 @@
+"""What one acquire is told, checked: the arguments that `lock`, `locked` and `acquire_lock` of both faces share.
+
+Rule: values only. Whatever is wrong with an argument is said here, as a `ValueError`, before anything is sent; what only the
+cluster can judge (a key, its length) is left to the cluster.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypedDict
+
+from holdfast import wire
+from holdfast.grant import Hooks
+from holdfast.views import MS_PER_SECOND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from holdfast.grant import Grant
+
+
+@dataclass(frozen=True, slots=True)
+class LockOptions:
+    """How to acquire and hold. Seconds; `wait` is infinity for "as long as it takes"; None: not asked for."""
+
+    wait: float = 0.0
+    ttl: float | None = None
+    max_hold: float | None = None
+    progress_within: float | None = None
+    context: str | None = None
+    reentrant: bool = False
+    hooks: Hooks = field(default_factory=Hooks)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the hold may end although its session could be renewed."""
+        return self.max_hold is not None or self.progress_within is not None
+
+    def session_ttl(self, usual: float) -> float | None:
+        """The TTL of a session of its own, None: the client's one session will do. A bounded hold needs its own, because
+        renewal has to stop for it and for nothing else."""
+        if self.ttl is not None:
+            return self.ttl
+        return usual if self.is_bounded else None
+
+
+class LockKeywords(TypedDict, total=False):
+    """The keywords of `locked`, which are those of `lock`."""
+
+    wait: float | None
+    ttl: float | None
+    max_hold: float | None
+    progress_within: float | None
+    context: str | None
+    reentrant: bool
+    on_at_risk: Callable[[Grant, float], object] | None
+    on_lost: Callable[[Grant], object] | None
+
+
+def lock_options(
+    *,
+    wait: float | None = 0.0,
+    ttl: float | None = None,
+    max_hold: float | None = None,
+    progress_within: float | None = None,
+    context: str | None = None,
+    reentrant: bool = False,
+    hooks: Hooks | None = None,
+) -> LockOptions:
+    """Checked options. Raises `ValueError`."""
+    if ttl is not None:
+        check_ttl(ttl)
+    return LockOptions(
+        wait=check_wait(wait),
+        ttl=ttl,
+        max_hold=check_bound("max_hold", max_hold),
+        progress_within=check_bound("progress_within", progress_within),
+        context=context,
+        reentrant=reentrant,
+        hooks=Hooks() if hooks is None else hooks,
+    )
+
+
+def hooks_of(
+    on_at_risk: Callable[[Grant, float], object] | None, on_lost: Callable[[Grant], object] | None
+) -> Hooks:
+    """The callbacks of one level (a client, or a lock)."""
+    return Hooks(
+        on_at_risk=() if on_at_risk is None else (on_at_risk,),
+        on_lost=() if on_lost is None else (on_lost,),
+    )
+
+
+def check_ttl(ttl: float) -> None:
+    """Raises `ValueError` for a TTL that no cluster takes."""
+    if not (0 < ttl * MS_PER_SECOND <= wire.TTL_MS_MAX):
+        raise ValueError(f"ttl is a number of seconds up to {wire.TTL_MS_MAX // 1000}, not {ttl!r}")
+
+
+def check_wait(wait: float | None) -> float:
+    """Seconds to wait, infinity for None. Raises `ValueError`."""
+    if wait is None:
+        return math.inf
+    if not wait >= 0:
+        raise ValueError(f"wait is a number of seconds, 0 or more, or None; not {wait!r}")
+    return wait
+
+
+def check_bound(name: str, seconds: float | None) -> float | None:
+    """Raises `ValueError` for a bound that is none."""
+    if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
+        raise ValueError(f"{name} is a positive number of seconds, or None; not {seconds!r}")
+    return seconds
+
+
+def keys_of(keys: str | Sequence[str]) -> tuple[str, ...]:
+    """One key or several. Raises `ValueError` for none; everything else is for the cluster to judge."""
+    found = (keys,) if isinstance(keys, str) else tuple(keys)
+    if not found:
+        raise ValueError("no key was given")
+    return found
