@@ -12,9 +12,9 @@ Needs the `ledger` (or `postgres`) extra. It knows neither the cluster nor the c
 
 from __future__ import annotations
 
-from holdfast_ledger.errors import Duplicate, NotCaptured, RefundRefused, Unbalanced
+from holdfast.fencing.idempotency import idempotency_key
+from holdfast_ledger.errors import CommitUnknown, Duplicate, NotCaptured, RefundRefused, Unbalanced
 from holdfast_ledger.ledger import AsyncLedger, Ledger
-from holdfast_ledger.provider import idempotency_key
 from holdfast_ledger.schema import CAPTURE, REFUND, Books, Payment
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "REFUND",
     "AsyncLedger",
     "Books",
+    "CommitUnknown",
     "Duplicate",
     "Ledger",
     "NotCaptured",

@@ -1,15 +1,14 @@
-"""What the ledger answers when it does not do what it was asked. Every one of these changed nothing.
+"""What the ledger answers when it does not do what it was asked. Every one of these changed nothing, except `CommitUnknown`.
 
-`holdfast.fencing.Stale` belongs to the same family. Any other exception (a lost connection, a locked or full database) leaves
-the outcome unknown: ask again with the same arguments. If the first attempt took effect, the answer is `Duplicate` and its
-`differences` are empty.
+`holdfast.fencing.Stale` belongs to the same family. An exception of the database itself (`sqlalchemy.exc.DBAPIError`: no
+connection, a lock that was waited for in vain) comes before the commit, and changed nothing either.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, UnknownOutcome
 
 if TYPE_CHECKING:
     from holdfast_ledger.schema import Payment
@@ -39,6 +38,14 @@ class NotCaptured(HoldfastError):
 
 class RefundRefused(HoldfastError):
     """A refund that does not fit its capture: another customer or currency, or a larger amount. Report the message."""
+
+
+class CommitUnknown(UnknownOutcome):
+    """The commit was sent, and its answer was lost: the transaction took effect, or it did not.
+
+    What to do: ask again with the same arguments, as long as you hold the lock. If it took effect, a capture or refund is answered
+    with `Duplicate` without `differences`; a floor that was raised passes once more. Do not answer the customer before you know.
+    """
 
 
 class Unbalanced(HoldfastError):

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import unicodedata
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from sqlalchemy import and_, create_engine, event, func, insert, select
-from sqlalchemy.engine import make_url
-from sqlalchemy.pool import QueuePool
+from sqlalchemy import and_, func, insert, select
 
 from holdfast.fencing import checked_fence
-from holdfast.fencing.sql import DIALECTS, SqlGuard, insert_into
+from holdfast.fencing.sql import SqlGuard, insert_into
+from holdfast_ledger.database import LOCK_WAIT_MS, Database
 from holdfast_ledger.errors import Duplicate, NotCaptured, RefundRefused, Unbalanced
 from holdfast_ledger.schema import (
     AMOUNT_MINOR_MAX,
@@ -40,82 +37,43 @@ from holdfast_ledger.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from sqlalchemy import Connection, Engine
-    from sqlalchemy.engine.interfaces import DBAPIConnection
-    from sqlalchemy.pool import ConnectionPoolEntry
+    from sqlalchemy import Connection
 
-BUSY_TIMEOUT_MS: Final = 10_000
-"""How long a writer of SQLite waits for the one before it. A transaction here takes milliseconds; ten seconds is a stuck disk."""
-
-POOL_SIZE: Final = 4
-"""Connections kept to a database: SQLite has one writer anyway, and a worker of PostgreSQL needs one or two."""
+    from holdfast.fencing import Stale
 
 _CREATE_LOCK: Final = 0x686F6C64
 """The advisory lock under which PostgreSQL creates the tables ("hold"), since CREATE TABLE IF NOT EXISTS races with itself."""
-
-_READ_ONLY: Final = "holdfast_read_only"
-
-
-def _open_engine(target: str | Path) -> Engine:
-    """Return an engine whose transactions are what the ledger needs: on disk when committed, writers one after the other."""
-    url = make_url(f"sqlite:///{target}" if isinstance(target, Path) else target)
-    if url.get_backend_name() not in DIALECTS:
-        raise NotImplementedError(
-            f"the ledger runs on sqlite and postgresql, not on {url.get_backend_name()}"
-        )
-    if url.get_backend_name() == "postgresql":
-        # The guard relies on a conflicting row being read as its last writer committed it: READ COMMITTED, PostgreSQL's default.
-        return create_engine(url, pool_size=POOL_SIZE, isolation_level="READ COMMITTED")
-    in_memory = url.database in (None, "", ":memory:")
-    engine = create_engine(
-        url,
-        poolclass=QueuePool,
-        # A database in memory belongs to its connection, so there can be only one.
-        pool_size=1 if in_memory else POOL_SIZE,
-        max_overflow=0,
-        connect_args={"check_same_thread": False},
-    )
-
-    @event.listens_for(engine, "connect")
-    def on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-        # The driver would begin transactions by itself, deferred: two readers that both go on to write, and one fails.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        cursor.execute(
-            f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}"
-        )  # first: the next line can meet a busy file
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute(
-            "PRAGMA synchronous = FULL"
-        )  # a capture that was answered survives a power loss
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def on_begin(connection: Connection) -> None:
-        read_only = connection.get_execution_options().get(_READ_ONLY, False)
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
-    return engine
 
 
 class Ledger:
     """A double-entry payment ledger in one database. Safe to share between threads; every method blocks for one transaction."""
 
-    def __init__(self, target: str | Path) -> None:
-        """Open the ledger at `target`, a path (SQLite) or a SQLAlchemy URL, and create its tables if they are missing."""
-        self._engine = _open_engine(target)
-        self._guard = SqlGuard(fences)
-        with self._engine.begin() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(select(func.pg_advisory_xact_lock(_CREATE_LOCK)))
-            metadata.create_all(connection)
+    def __init__(
+        self,
+        target: str | Path,
+        *,
+        lock_wait_ms: int = LOCK_WAIT_MS,
+        on_refused: Callable[[Stale], object] | None = None,
+    ) -> None:
+        """Open the ledger at `target`, a path (SQLite) or a SQLAlchemy URL, and create its tables if they are missing.
+
+        `lock_wait_ms`: how long a transaction waits for another. `on_refused` is called with every `Stale` (the place to count
+        `holdfast.fencing.REFUSED_TOTAL`), in the thread that is refused.
+        """
+        self._database = Database(target, lock_wait_ms=lock_wait_ms)
+        self._guard = SqlGuard(fences, on_refused=on_refused)
+        try:
+            self._database.write(_create_tables)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close every connection."""
-        self._engine.dispose()
+        self._database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -129,10 +87,9 @@ class Ledger:
         """Close the door on every older holder of `key` (or keys): the first thing that the holder of a lock does.
 
         From here on no older holder can write, so that what this one sees (in the ledger, at a provider) stays true until its
-        own write. Raises `Stale`.
+        own write. Raises `Stale`, or `CommitUnknown`.
         """
-        with self._engine.begin() as connection:
-            self._guard.raise_floor(connection, key, fence)
+        self._database.write(lambda connection: self._guard.raise_floor(connection, key, fence))
 
     def capture(
         self,
@@ -146,7 +103,8 @@ class Ledger:
     ) -> Payment:
         """Collect `amount` (minor units) of `customer`, once per `payment`. `key` is what the lock with `fence` is on.
 
-        Raises `Stale`, then `Duplicate`; neither changed anything. Raises `TypeError` or `ValueError` for what is not a payment.
+        Raises `Stale`, then `Duplicate`; neither changed anything. Raises `CommitUnknown` if nobody can say, and `TypeError` or
+        `ValueError` for what is not a payment.
         """
         row = _checked(Payment(payment, CAPTURE, customer, amount, currency, fence))
         return self._record(key, row)
@@ -164,43 +122,37 @@ class Ledger:
         """Give back `amount` of a captured `payment`, once: a payment is refunded in one piece, all of it or a part.
 
         Raises `Stale`, then `Duplicate`, then `NotCaptured` or `RefundRefused`; none of them changed anything.
+        Raises `CommitUnknown` if nobody can say.
         """
         row = _checked(Payment(payment, REFUND, customer, amount, currency, fence))
         return self._record(key, row)
 
     def _record(self, key: str | Sequence[str], row: Payment) -> Payment:
-        with self._engine.begin() as connection:
+        def work(connection: Connection) -> Payment:
             self._guard.raise_floor(connection, key, row.fence)
             _insert_once(connection, row)
             if row.action == REFUND:
                 _check_refund(connection, row)
             _post(connection, row)
-        return row
+            return row
+
+        return self._database.write(work)
 
     # -- reading ---------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with self._engine.connect() as bare:
-            connection = bare.execution_options(**{_READ_ONLY: True})
-            with connection.begin():
-                yield connection
-
     def payment(self, payment: str, action: str = CAPTURE) -> Payment | None:
         """Return what is recorded of `payment`, or None."""
-        with self._reading() as connection:
-            return _recorded(connection, payment, action)
+        return self._database.read(lambda connection: _recorded(connection, payment, action))
 
     def orders(self) -> frozenset[tuple[str, str]]:
         """Return every `(payment, action)` that is recorded: for a report on a small ledger, since it reads them all."""
-        with self._reading() as connection:
-            rows = connection.execute(select(payments.c.payment, payments.c.action)).all()
+        statement = select(payments.c.payment, payments.c.action)
+        rows = self._database.read(lambda connection: connection.execute(statement).all())
         return frozenset((payment, action) for payment, action in rows)
 
     def floor(self, key: str) -> int | None:
         """Return the highest fence that the ledger has seen for `key`, or None."""
-        with self._reading() as connection:
-            return self._guard.highest(connection, key)
+        return self._database.read(lambda connection: self._guard.highest(connection, key))
 
     def balances(self) -> dict[tuple[str, str], int]:
         """Return the balance of every account as `{(account, currency): minor units}`. They sum to zero in each currency."""
@@ -209,51 +161,15 @@ class Ledger:
             .group_by(entries.c.account, entries.c.currency)
             .order_by(entries.c.account, entries.c.currency)
         )
-        with self._reading() as connection:
-            return {
-                (account, currency): int(total)
-                for account, currency, total in connection.execute(statement)
-            }
+        rows = self._database.read(lambda connection: connection.execute(statement).all())
+        return {(account, currency): int(total) for account, currency, total in rows}
 
     def check_balanced(self) -> Books:
         """Verify the books and return their totals. Raises `Unbalanced`, naming the first payments that do not add up.
 
         Each payment has exactly two entries, of its own amount and currency, one the opposite of the other.
         """
-        joined = and_(
-            entries.c.payment == payments.c.payment, entries.c.action == payments.c.action
-        )
-        sound = and_(
-            func.count(entries.c.entry) == 2,
-            func.sum(entries.c.amount) == 0,
-            func.max(entries.c.amount) == payments.c.amount,
-            func.min(entries.c.currency) == payments.c.currency,
-            func.max(entries.c.currency) == payments.c.currency,
-        )
-        columns = (payments.c.payment, payments.c.action, payments.c.amount, payments.c.currency)
-        unsound = (
-            select(payments.c.payment, payments.c.action)
-            .select_from(payments.outerjoin(entries, joined))
-            .group_by(*columns)
-            .having(func.coalesce(~sound, True))
-            .order_by(payments.c.payment, payments.c.action)
-            .limit(5)
-        )
-        by_action = select(payments.c.action, func.count()).group_by(payments.c.action)
-        turnover = select(payments.c.currency, func.sum(payments.c.amount)).group_by(
-            payments.c.currency
-        )
-        with self._reading() as connection:
-            wrong = [f"{action} {payment}" for payment, action in connection.execute(unsound)]
-            if wrong:
-                raise Unbalanced(f"the entries do not add up: {', '.join(wrong)}")
-            counts = {action: int(count) for action, count in connection.execute(by_action)}
-            number = int(connection.execute(select(func.count()).select_from(entries)).scalar_one())
-            totals = {currency: int(total) for currency, total in connection.execute(turnover)}
-        captures, refunds = counts.get(CAPTURE, 0), counts.get(REFUND, 0)
-        if number != 2 * (captures + refunds):
-            raise Unbalanced(f"{number} entries for {captures + refunds} payments")
-        return Books(captures, refunds, number, totals)
+        return self._database.read(_checked_books)
 
 
 class AsyncLedger:
@@ -314,6 +230,12 @@ class AsyncLedger:
         )
 
 
+def _create_tables(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_CREATE_LOCK)))
+    metadata.create_all(connection)
+
+
 def _checked(row: Payment) -> Payment:
     """Return `row` if the ledger can hold it; else raise `TypeError` or `ValueError` that names the field."""
     checked_fence(row.fence)
@@ -343,6 +265,40 @@ def _checked(row: Payment) -> Payment:
     ):
         raise ValueError(f"currency: three capital letters are needed, not {currency!r}")
     return row
+
+
+def _checked_books(connection: Connection) -> Books:
+    joined = and_(entries.c.payment == payments.c.payment, entries.c.action == payments.c.action)
+    sound = and_(
+        func.count(entries.c.entry) == 2,
+        func.sum(entries.c.amount) == 0,
+        func.max(entries.c.amount) == payments.c.amount,
+        func.min(entries.c.currency) == payments.c.currency,
+        func.max(entries.c.currency) == payments.c.currency,
+    )
+    columns = (payments.c.payment, payments.c.action, payments.c.amount, payments.c.currency)
+    unsound = (
+        select(payments.c.payment, payments.c.action)
+        .select_from(payments.outerjoin(entries, joined))
+        .group_by(*columns)
+        .having(func.coalesce(~sound, True))
+        .order_by(payments.c.payment, payments.c.action)
+        .limit(5)
+    )
+    by_action = select(payments.c.action, func.count()).group_by(payments.c.action)
+    turnover = select(payments.c.currency, func.sum(payments.c.amount)).group_by(
+        payments.c.currency
+    )
+    wrong = [f"{action} {payment}" for payment, action in connection.execute(unsound)]
+    if wrong:
+        raise Unbalanced(f"the entries do not add up: {', '.join(wrong)}")
+    counts = {action: int(count) for action, count in connection.execute(by_action)}
+    number = int(connection.execute(select(func.count()).select_from(entries)).scalar_one())
+    totals = {currency: int(total) for currency, total in connection.execute(turnover)}
+    captures, refunds = counts.get(CAPTURE, 0), counts.get(REFUND, 0)
+    if number != 2 * (captures + refunds):
+        raise Unbalanced(f"{number} entries for {captures + refunds} payments")
+    return Books(captures, refunds, number, totals)
 
 
 def _recorded(connection: Connection, payment: str, action: str) -> Payment | None:

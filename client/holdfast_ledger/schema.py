@@ -38,11 +38,11 @@ REVENUE: Final = "revenue"
 CUSTOMERS: Final = "customers/"
 """The two sides of every payment: a capture moves its amount from `customers/<id>` to `revenue`, a refund back."""
 
-metadata = MetaData()
+metadata: Final = MetaData()
 
-fences = fences_table(metadata)
+fences: Final[Table] = fences_table(metadata)
 
-payments = Table(
+payments: Final[Table] = Table(
     "payments",
     metadata,
     Column("payment", String(NAME_BYTES_MAX), primary_key=True),
@@ -55,14 +55,14 @@ payments = Table(
     Column("fence", BigInteger, nullable=False),
 )
 
-accounts = Table(
+accounts: Final[Table] = Table(
     "accounts",
     metadata,
     Column("account", String(NAME_BYTES_MAX + len(CUSTOMERS)), primary_key=True),
     Column("currency", String(CURRENCY_CHARACTERS), primary_key=True),
 )
 
-entries = Table(
+entries: Final[Table] = Table(
     "entries",
     metadata,
     # SQLite counts an INTEGER PRIMARY KEY by itself, and only one spelled exactly so.

@@ -1,7 +1,4 @@
-"""Many writers on one ledger, in threads and in processes: every payment once, no floor goes down, the books balance.
-
-The same tests run on PostgreSQL when `HOLDFAST_TEST_POSTGRES` names an empty database.
-"""
+"""Many writers on one ledger, in threads and in processes: every payment once, no floor goes down, the books balance."""
 
 from __future__ import annotations
 

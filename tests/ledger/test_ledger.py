@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,20 +16,12 @@ from holdfast_ledger import (
     Payment,
     RefundRefused,
     Unbalanced,
-    idempotency_key,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 KEY = "payments/1234/collect"
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger(tmp_path / "ledger.db") as opened:
-        yield opened
 
 
 def order(payment: str = "p-1", **changes: Any) -> dict[str, Any]:
@@ -169,19 +160,30 @@ def test_what_is_not_a_payment_is_refused_by_name(
     assert ledger.floor(KEY) is None
 
 
-def test_what_was_captured_is_there_after_reopening(tmp_path: Path) -> None:
-    """The file is the ledger; opening it again creates nothing anew."""
-    with Ledger(tmp_path / "ledger.db") as first:
+def test_what_was_captured_is_there_after_reopening(target: str) -> None:
+    """The database is the ledger; opening it again creates nothing anew."""
+    with Ledger(target) as first:
         first.capture(KEY, **order(), fence=7)
-    with Ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as second:
+    with Ledger(target) as second:
         assert second.check_balanced().captures == 1
         with pytest.raises(Stale):
             second.raise_floor(KEY, 6)
 
 
-def test_sqlite_is_set_up_to_keep_what_it_acknowledged(ledger: Ledger) -> None:
+def test_a_path_is_a_sqlite_file(tmp_path: Path) -> None:
+    """Nothing to set up: a file that is made on the first use."""
+    with Ledger(tmp_path / "ledger.db") as by_path:
+        by_path.capture(KEY, **order(), fence=7)
+    with Ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as by_url:
+        assert by_url.check_balanced().captures == 1
+
+
+def test_sqlite_is_set_up_to_keep_what_it_acknowledged(tmp_path: Path) -> None:
     """WAL with synchronous=FULL (2): a commit that was answered survives a power loss."""
-    with ledger._engine.connect() as connection:
+    with (
+        Ledger(tmp_path / "ledger.db") as ledger,
+        ledger._database.engine.connect() as connection,
+    ):
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
@@ -194,7 +196,7 @@ def test_sqlite_is_set_up_to_keep_what_it_acknowledged(ledger: Ledger) -> None:
     }
 
 
-def test_books_that_were_tampered_with_are_noticed(ledger: Ledger, tmp_path: Path) -> None:
+def test_books_that_were_tampered_with_are_noticed(ledger: Ledger) -> None:
     """An entry changed, removed or doubled behind the ledger's back makes the check fail and name the payment."""
     ledger.capture(KEY, **order(), fence=7)
     ledger.capture(KEY, **order("p-2"), fence=8)
@@ -203,10 +205,8 @@ def test_books_that_were_tampered_with_are_noticed(ledger: Ledger, tmp_path: Pat
         "UPDATE entries SET amount = 2 * amount WHERE payment = 'p-2'",
         "DELETE FROM entries WHERE payment = 'p-2'",
     ):
-        raw = sqlite3.connect(tmp_path / "ledger.db")
-        raw.execute(damage)
-        raw.commit()
-        raw.close()
+        with ledger._database.engine.begin() as raw:
+            raw.exec_driver_sql(damage)
         with pytest.raises(Unbalanced, match="capture p-2"):
             ledger.check_balanced()
 
@@ -229,16 +229,22 @@ async def test_the_ledger_serves_asyncio(ledger: Ledger) -> None:
         await books.raise_floor(KEY, 6)
 
 
-def test_a_ledger_in_memory_works(tmp_path: Path) -> None:
+def test_a_ledger_in_memory_works() -> None:
     """For the tests of others: no file at all."""
     with Ledger("sqlite://") as ledger:
         ledger.capture(KEY, **order(), fence=1)
         assert ledger.check_balanced().captures == 1
 
 
-def test_the_idempotency_key_comes_from_the_payment_alone() -> None:
-    """Every holder that ever works on the payment sends the provider the same key; it is pinned here for ever."""
-    assert idempotency_key("p-1", "capture") == idempotency_key("p-1", "capture")
-    assert idempotency_key("p-1", "capture") != idempotency_key("p-1", "refund")
-    assert idempotency_key("bc", "a") != idempotency_key("c", "ab")
-    assert len(idempotency_key("x" * 256, "capture")) <= 64
+def test_refusals_can_be_counted(target: str) -> None:
+    """Each `Stale` is told to `on_refused`, where a metric is kept; a duplicate is none."""
+    refused: list[Stale] = []
+    with Ledger(target, on_refused=refused.append) as ledger:
+        ledger.capture(KEY, **order(), fence=9)
+        with pytest.raises(Duplicate):
+            ledger.capture(KEY, **order(), fence=9)
+        with pytest.raises(Stale):
+            ledger.capture(KEY, **order("p-2"), fence=8)
+        with pytest.raises(Stale):
+            ledger.raise_floor(KEY, 7)
+    assert [(stale.fence, stale.highest) for stale in refused] == [(8, 9), (7, 9)]

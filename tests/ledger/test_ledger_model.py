@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from holdfast.fencing import Stale
 from holdfast_ledger import Duplicate, Ledger, NotCaptured, RefundRefused
+from holdfast_ledger.schema import metadata
 
 KEYS = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=3)
 FENCES = st.integers(1, 12)
@@ -19,9 +25,12 @@ CURRENCIES = st.sampled_from(["EUR", "USD"])
 class LedgerModel(RuleBasedStateMachine):
     """Floors are a dict, payments are a dict, balances are sums."""
 
-    def __init__(self) -> None:
+    def __init__(self, target: str) -> None:
         super().__init__()
-        self.ledger = Ledger("sqlite://")
+        self.ledger = Ledger(target)
+        with self.ledger._database.engine.begin() as connection:
+            for table in reversed(metadata.sorted_tables):
+                connection.execute(table.delete())
         self.floors: dict[str, int] = {}
         self.payments: dict[tuple[str, str], tuple[int, str]] = {}
         self.balances: dict[tuple[str, str], int] = {}
@@ -94,5 +103,9 @@ class LedgerModel(RuleBasedStateMachine):
         }
 
 
-LedgerModel.TestCase.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
-TestLedgerModel = LedgerModel.TestCase
+def test_the_ledger_does_what_the_model_does(target: str) -> None:
+    """Stale first, then duplicate, then what does not fit: on both databases."""
+    run_state_machine_as_test(
+        lambda: LedgerModel(target),
+        settings=settings(max_examples=12, stateful_step_count=25, deadline=None),
+    )

@@ -9,23 +9,44 @@ it, or raises `Stale`. A lock alone cannot protect a resource, however good it i
 
 Only the resource sees A and B meet. It must compare, in the same transaction as the write.
 
-This module holds the rule and a guard in memory (for tests, and for a resource that lives in one process); `holdfast.fencing.sql`
-holds the guard for anybody's SQL tables. Neither knows the cluster: a fence is a number, whoever hands it out.
+This module holds the rule and a guard in memory (for tests, and for a resource that lives in one process). Beside it:
+
+    sql.py          the guard for whoever uses SQLAlchemy
+    dbapi.py        the guard for whoever uses psycopg or sqlite3 as they are
+    postgres.py     a trigger that refuses the writes of code that forgot to ask a guard
+    idempotency.py  the name of a payment for a provider outside, which never looks at a fence
+
+None of them knows the cluster: a fence is a number, whoever hands it out. docs/fencing.md tells how to use them.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import unicodedata
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 from holdfast import wire
 from holdfast.errors import HoldfastError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["MemoryGuard", "Stale", "checked_fence", "checked_keys"]
+__all__ = [
+    "REFUSED_TOTAL",
+    "MemoryGuard",
+    "Stale",
+    "checked_fence",
+    "checked_keys",
+    "refusals_told",
+]
+
+log: Final = logging.getLogger("holdfast")
+
+REFUSED_TOTAL: Final = "holdfast_fence_refused_total"
+"""What the counter of refused writes is called. Every guard takes `on_refused`, which is where it is counted up; it has no label,
+since a key is nobody's label. With prometheus-client: `on_refused=lambda stale: counter.inc()`."""
 
 
 class Stale(HoldfastError):
@@ -87,6 +108,20 @@ def checked_keys(keys: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(set(listed), key=str.encode))
 
 
+@contextmanager
+def refusals_told(on_refused: Callable[[Stale], object] | None) -> Iterator[None]:
+    """Call `on_refused` with a `Stale` that passes by. A callback that fails is logged: the refusal is what the caller must see."""
+    try:
+        yield
+    except Stale as stale:
+        if on_refused is not None:
+            try:
+                on_refused(stale)
+            except Exception:
+                log.exception("the callback for a refused fence failed")
+        raise
+
+
 class MemoryGuard:
     """The guard without a database: correct between the threads of one process, and forgotten with it.
 
@@ -94,7 +129,9 @@ class MemoryGuard:
     ever seen, so it is no home for a resource with endlessly many keys.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_refused: Callable[[Stale], object] | None = None) -> None:
+        """`on_refused` is called with each refusal, in the thread that is refused."""
+        self._on_refused = on_refused
         self._floors: dict[str, int] = {}
         self._mutex = threading.Lock()
 
@@ -102,7 +139,7 @@ class MemoryGuard:
         """Move the floor of every key up to `fence`, or raise `Stale` and move none."""
         fence = checked_fence(fence)
         wanted = checked_keys(keys)
-        with self._mutex:
+        with refusals_told(self._on_refused), self._mutex:
             for key in wanted:
                 highest = self._floors.get(key, 0)
                 if highest > fence:

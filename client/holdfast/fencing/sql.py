@@ -1,4 +1,4 @@
-"""A fence guard for anybody's SQL tables: one small table beside them, checked in the transaction that writes them.
+"""A fence guard for SQLAlchemy, on anybody's SQL tables: one small table beside them, checked in the transaction that writes them.
 
 The rule: `raise_floor` is the FIRST statement of the transaction that it protects, on the same connection. It both checks and
 locks: the row of the key stays locked until that transaction ends, so two holders of one key write one after the other, and the
@@ -9,8 +9,8 @@ later fence wins whatever the order of their arrival.
         guard.raise_floor(connection, "payments/1234/collect", grant.fence)
         connection.execute(...)         # your own tables
 
-With an `AsyncConnection`: `await connection.run_sync(guard.raise_floor, key, grant.fence)`. The one statement runs on PostgreSQL
-and SQLite alike. It needs SQLAlchemy (`pip install 'holdfast[ledger]'`), which is why it is a module of its own.
+With an `AsyncConnection`: `await connection.run_sync(guard.raise_floor, key, grant.fence)`. It runs on PostgreSQL and SQLite. It
+needs SQLAlchemy (`pip install 'holdfast[ledger]'`), which is why it is a module of its own.
 
 What it does not do: begin, commit or retry a transaction (they are the caller's), or delete rows. A row stays for every key
 that was ever guarded. A row may go once the business record refuses a repeat by itself.
@@ -18,24 +18,24 @@ that was ever guarded. A row may go once the business record refuses a repeat by
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, MetaData, String, Table, select
+from sqlalchemy import BigInteger, CheckConstraint, Column, MetaData, String, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from holdfast import wire
-from holdfast.fencing import Stale, checked_fence, checked_keys
+from holdfast.fencing import checked_fence, checked_keys, refusals_told
+from holdfast.fencing.statements import DIALECTS, Floors, rendered, unsupported
+from holdfast.fencing.transactions import refuse_autocommit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
-__all__ = ["DIALECTS", "SqlGuard", "fences_table", "insert_into"]
+    from holdfast.fencing import Stale
 
-DIALECTS: Final = ("postgresql", "sqlite")
-"""The dialects whose INSERT ... ON CONFLICT DO UPDATE ... WHERE ... RETURNING is known to do what `raise_floor` needs."""
+__all__ = ["DIALECTS", "SqlGuard", "fences_table", "insert_into"]
 
 
 def insert_into(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
@@ -45,7 +45,7 @@ def insert_into(connection: Connection, table: Table) -> postgresql.Insert | sql
         return sqlite.insert(table)
     if name == "postgresql":
         return postgresql.insert(table)
-    raise NotImplementedError(f"the fence guard runs on {' and '.join(DIALECTS)}, not on {name}")
+    raise unsupported(name)
 
 
 def fences_table(metadata: MetaData, name: str = "fences") -> Table:
@@ -61,42 +61,47 @@ def fences_table(metadata: MetaData, name: str = "fences") -> Table:
 class SqlGuard:
     """Refuses stale fences in the transactions of one database."""
 
-    def __init__(self, table: Table) -> None:
-        """`table` comes from `fences_table`, in the database of the tables that it protects."""
+    def __init__(
+        self, table: Table, *, on_refused: Callable[[Stale], object] | None = None
+    ) -> None:
+        """`table` comes from `fences_table`, in the database of the tables that it protects. `on_refused` is called with each
+        refusal."""
         self._table = table
+        self._on_refused = on_refused
 
     def raise_floor(self, connection: Connection, keys: str | Sequence[str], fence: int) -> None:
         """Move the floor of every key up to `fence`, or raise `Stale` and move none.
 
-        An equal fence passes: it is the same holder again. Raises `NotImplementedError` for a database other than SQLite and
-        PostgreSQL.
+        An equal fence passes: it is the same holder again, or (shared mode) another reader of the same phase. Raises `TypeError`
+        for no fence at all, `NotImplementedError` for a database other than SQLite and PostgreSQL, and `RuntimeError` for a
+        connection that commits by itself.
         """
         fence = checked_fence(fence)
         wanted = checked_keys(keys)
-        # With several keys a refusal at the second must undo the first, also for a caller that catches `Stale` and commits.
-        scope = connection.begin_nested() if len(wanted) > 1 else nullcontext()
-        with scope:
-            for key in wanted:
-                self._raise_one(connection, key, fence)
+        floors = self._floors(connection)
+        # Of an asynchronous driver the one is SQLAlchemy's wrapper around the other, and each knows a part.
+        refuse_autocommit(connection.connection.dbapi_connection)
+        refuse_autocommit(connection.connection.driver_connection)
+        with refusals_told(self._on_refused):
+            floors.raise_all(wanted, fence)
 
     def highest(self, connection: Connection, key: str) -> int | None:
         """Return the highest fence seen for `key`; None if it was never presented."""
-        row = connection.execute(
-            select(self._table.c.fence).where(self._table.c.key == key)
-        ).first()
-        return None if row is None else int(row.fence)
+        return self._floors(connection).highest(key)
 
-    def _raise_one(self, connection: Connection, key: str, fence: int) -> None:
-        """One statement decides: no row comes back exactly if the WHERE of the update refused it.
+    def _floors(self, connection: Connection) -> Floors:
+        dialect = connection.dialect
+        if dialect.name not in DIALECTS:
+            raise unsupported(dialect.name)
 
-        Reading the floor and writing it in two statements would let a second holder in between. Here the conflicting row is
-        locked first, and the comparison sees what its last writer committed.
-        """
-        insert = insert_into(connection, self._table).values(key=key, fence=fence)
-        statement = insert.on_conflict_do_update(
-            index_elements=[self._table.c.key],
-            set_={"fence": insert.excluded.fence},
-            where=self._table.c.fence <= insert.excluded.fence,
-        ).returning(self._table.c.fence)
-        if connection.execute(statement).first() is None:
-            raise Stale(key, fence, self.highest(connection, key) or fence)
+        def execute(template: str, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
+            statement, parameters = rendered(
+                template,
+                values,
+                table=dialect.identifier_preparer.format_table(self._table),
+                paramstyle=dialect.paramstyle,
+            )
+            result = connection.exec_driver_sql(statement, parameters or None)
+            return result.all() if result.returns_rows else ()
+
+        return Floors(dialect.name, execute)
