@@ -7,11 +7,14 @@ import inspect
 import re
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import holdfast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PAGE = Path(__file__).parents[2] / "docs" / "client.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -30,9 +33,16 @@ class Recorder:
         return call
 
 
-async def test_every_piece_of_the_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def sigterm() -> Iterator[None]:
+    """The page takes SIGTERM over; whoever comes next finds it as it was."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+async def test_every_piece_of_the_page_runs() -> None:
     """And does what it says: two captures with rising fences, a charge, batches."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
     ledger, provider, stored = Recorder(), Recorder(), []
 
     async def store(batch: int) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from holdfast.stores import memory
+
 PAGE = Path(__file__).parents[2] / "docs" / "fencing.md"
 ADDRESS = "postgresql://localhost/payments"
 
@@ -25,6 +27,7 @@ def test_every_block_of_the_page_runs_and_prints_what_it_says(
 ) -> None:
     """One program, as a reader would type it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(memory, "_tables", {})  # as in a process that has just begun: fences from 1
     opened: list[psycopg.Connection[Any]] = []
     connect = psycopg.connect
 
