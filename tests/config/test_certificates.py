@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -188,7 +187,6 @@ def test_config_check_looks_at_the_nodes_whose_files_are_here(
         found.check_certificates_here()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no such modes")
 def test_a_key_that_everybody_can_read_is_a_warning(
     tmp_path: Path, files: CertificateFiles
 ) -> None:
