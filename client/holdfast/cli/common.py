@@ -47,7 +47,12 @@ def json_option(command: Command) -> Command:
 
 
 def connect(endpoints: str, *, ttl: float = 10.0, owner: str | None = None) -> holdfast.AsyncClient:
-    """A client for one command. Exits with a sentence when `endpoints` is no address."""
+    """A client for one command. Exits with a sentence when `endpoints` is no address, or one that makes no sense here."""
+    if endpoints.strip().startswith("memory:"):
+        fail(
+            "--endpoints: locks in memory end with this command, and no other process sees them; use a file (sqlite:///locks.db)",
+            exit_codes.USAGE,
+        )
     try:
         return holdfast.connect(endpoints, ttl=ttl, owner=owner, timeout=ANSWER_SECONDS)
     except (ValueError, ModuleNotFoundError, holdfast.HoldfastError) as error:

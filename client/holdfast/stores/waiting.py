@@ -81,7 +81,8 @@ async def decided(
         older.set()
     try:
         is_pushed = await ready()
-        event.set()  # look once more: it may have happened before messages were received
+        if is_pushed:
+            event.set()  # look once more: it may have happened before messages were received
         pause = POLL_FIRST_SECONDS
         while True:
             longest = POLL_PUSHED_SECONDS if is_pushed else pause

@@ -50,6 +50,8 @@ SILENCE_SECONDS: Final = 5
 """A server that does not acknowledge what was sent: the operating system ends the connection."""
 CLOSE_SECONDS: Final = 2.0
 """For threads that are in the middle of a transaction; those that hang are left to die with the process."""
+READS: Final = "holdfast_reads"
+"""An execution option of ours: this transaction only reads."""
 TRIES: Final = 3
 """Two clients that insert the same row: the second begins again, once. More is an accident."""
 TRANSIENT: Final = frozenset({"40001", "40P01", "55P03", "57014"})
@@ -92,6 +94,10 @@ class SqlStore:
 
     async def acquire(self, ask: Ask) -> Granted:
         async def look(first: bool) -> Granted | Queued:
+            if not first:
+                waits = await self._read(partial(transactions.peek, ask=ask))
+                if waits is not None:
+                    return waits
             outcome = await self._run(partial(transactions.acquire, ask=ask, first=first))
             if isinstance(outcome, Refusal):
                 raise outcome
@@ -113,17 +119,17 @@ class SqlStore:
         return await self._run(partial(transactions.cancel, session=session, request_id=request_id))
 
     async def read(self, key: str) -> LockView:
-        return (await self._run(partial(transactions.views, keys=[key])))[0]
+        return (await self._read(partial(transactions.views, keys=[key])))[0]
 
     async def locks(self, prefix: str, after: str | None, limit: int) -> list[LockView]:
         def both(connection: Connection) -> list[LockView]:
             keys = transactions.keys_in_use(connection, prefix, after, limit)
             return transactions.views(connection, keys) if keys else []
 
-        return await self._run(both)
+        return await self._read(both)
 
     async def time_ms(self) -> int:
-        return await self._run(transactions.clock)
+        return await self._read(transactions.clock)
 
     async def aclose(self) -> None:
         if self._listener is not None:
@@ -153,9 +159,12 @@ class SqlStore:
     async def _run(self, work: Callable[[Connection], T]) -> T:
         return await self._work.run(partial(self._decide, work))
 
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        return await self._work.run(partial(self._decide, work, reads=True))
+
     # -- on a thread
 
-    def _decide(self, work: Callable[[Connection], T]) -> T:
+    def _decide(self, work: Callable[[Connection], T], *, reads: bool = False) -> T:
         """One transaction, begun again if a repeat of the same request was faster. Raises as the module says."""
         for _ in range(TRIES):
             try:
@@ -163,14 +172,14 @@ class SqlStore:
                     with self._making_tables:
                         self._transaction(schema.create)
                         self._has_tables = True
-                return self._transaction(work)
+                return self._transaction(work, reads=reads)
             except IntegrityError as error:
                 log.debug("begun again: %s", error.orig)
         raise overloaded("others were faster, again and again")
 
-    def _transaction(self, work: Callable[[Connection], T]) -> T:
+    def _transaction(self, work: Callable[[Connection], T], *, reads: bool = False) -> T:
         try:
-            connection = self._engine.connect()
+            connection = self._engine.connect().execution_options(**{READS: reads})
         except (DBAPIError, PoolTimeoutError, OSError) as error:
             raise NotSent(f"{self._shown} cannot be reached: {_why(error)}") from error
         with connection:
@@ -219,8 +228,11 @@ def _engine(address: URL, size: int) -> Engine:
         arguments = {
             "connect_timeout": CONNECT_SECONDS,
             "tcp_user_timeout": SILENCE_SECONDS * 1000,
-            "options": settings,
         }
+        if (
+            "options" not in address.query
+        ):  # `?options=` in the address: for a pooler that refuses settings at the start
+            arguments["options"] = settings
     return create_engine(
         address, connect_args=arguments, isolation_level="READ COMMITTED", **options
     )
@@ -234,8 +246,10 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_immediate(connection: Connection) -> None:
-    """The whole file from the start: a transaction that reads first and writes later may find that it cannot."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    """The whole file from the start: a transaction that reads first and writes later may find that it cannot. One that only reads
+    stands in nobody's way."""
+    reads = connection.get_execution_options().get(READS, False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _listener(address: URL, wakes: Wakes, clock: Clock) -> Any:

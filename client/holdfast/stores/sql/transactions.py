@@ -193,12 +193,44 @@ def acquire(connection: Connection, ask: Ask, first: bool) -> Granted | Queued |
     return _wait_on(connection, ask, number, first, _blocked_ms(holders, ahead))
 
 
+def peek(connection: Connection, ask: Ask) -> Queued | None:
+    """Reads only, and locks nothing, so that a hundred waiters that look are in nobody's way. None: it may be its turn, or its wait
+    may be over; `acquire` decides. What has changed since it looked is told, or seen at the next look."""
+    known = connection.execute(_known_query(ask.session, ask.request_id)).first()
+    if known is None or known.state != "waiting" or known.deadline_ms <= known.now:
+        return None
+    mine = select(func.min(queue.c.deadline_ms) - now_ms()).where(queue.c.number == known.number)
+    left_ms = connection.execute(mine).scalar()
+    if left_ms is None or left_ms <= 0:
+        return None
+    holding = (
+        select(func.min(sessions.c.deadline_ms) - now_ms())
+        .join(locks, sessions.c.id == locks.c.session)
+        .where(locks.c.key.in_(ask.keys), locks.c.ended.is_(None), _is_alive())
+    )
+    ends = [connection.execute(holding).scalar()]
+    ends += [each.left_ms for each in _ahead(connection, ask.keys, known.number)]
+    blocked = [int(each) for each in ends if each is not None]
+    return Queued(int(known.number), int(left_ms), max(0, min(blocked))) if blocked else None
+
+
 def _known(connection: Connection, session: str, request_id: int) -> Row[Any]:
     """The session, and the request if it was seen. The session's row stays (FOR KEY SHARE), but may be renewed meanwhile."""
+    locked = _known_query(session, request_id).with_for_update(
+        read=True, key_share=True, of=sessions
+    )
+    found: Any = connection.execute(locked).first()
+    if found is None:
+        raise session_gone(None)
+    row: Row[Any] = found
+    return row
+
+
+def _known_query(session: str, request_id: int) -> Any:
     joined = sessions.outerjoin(
         requests, and_(requests.c.session == sessions.c.id, requests.c.request_id == request_id)
     )
-    statement = (
+    return (
         select(
             sessions.c.deadline_ms,
             sessions.c.ended,
@@ -214,13 +246,7 @@ def _known(connection: Connection, session: str, request_id: int) -> Row[Any]:
         )
         .select_from(joined)
         .where(sessions.c.id == session)
-        .with_for_update(read=True, key_share=True, of=sessions)
     )
-    found: Any = connection.execute(statement).first()
-    if found is None:
-        raise session_gone(None)
-    row: Row[Any] = found
-    return row
 
 
 def _repeat(connection: Connection, ask: Ask, known: Row[Any]) -> Granted | None:
