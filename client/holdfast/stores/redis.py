@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -26,6 +27,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from holdfast.errors import ClientClosed
 from holdfast.stores.base import (
     Ask,
     Granted,
@@ -53,6 +55,8 @@ ANSWER_SECONDS: Final = 5.0
 """A script takes microseconds; a server that is silent for so long is frozen or cut off."""
 CONNECTIONS_MAX: Final = 64
 """Per client. A script has its connection for one round trip; more at once would only stand in line inside the server."""
+CLOSE_SECONDS: Final = 2.0
+"""For calls that are under way when the client is closed."""
 AGAIN_SECONDS: Final = 1.0
 """Between attempts to subscribe; meanwhile the waiters poll."""
 
@@ -84,6 +88,7 @@ class RedisStore:
         self._listening: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
         self._is_listening = False
+        self._is_closed = False
 
     async def open_session(self, session: str, ttl_ms: int, owner: str | None) -> int:
         return int((await self._call("open", session, ttl_ms, owner or ""))["left"])
@@ -137,15 +142,23 @@ class RedisStore:
         return int((await self._call("time"))["now"])
 
     async def aclose(self) -> None:
+        self._is_closed = True
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.wait({self._listening})
         self._wakes.wake_all()
+        # A call that is still connecting would leave its connection behind: wait until none is under way.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                for _ in range(CONNECTIONS_MAX - 1):
+                    await self._free.acquire()
         await self._pool.disconnect()
 
     async def _call(self, script: str, *arguments: object) -> Any:
         """What the script says. Raises as the module says."""
         async with self._free:
+            if self._is_closed:
+                raise ClientClosed("the client was closed")
             try:
                 # The library's decorator hides the types of this one.
                 connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
