@@ -79,11 +79,14 @@ def test_a_renewal_that_is_on_its_way_wins_against_a_takeover(postgres: Engine) 
 
     autocommit = postgres.execution_options(isolation_level="AUTOCOMMIT")
     with postgres.connect() as renewing, autocommit.connect() as looking:
+        ends = looking.execute(
+            select(schema.sessions.c.deadline_ms).where(schema.sessions.c.id == HOLDER)
+        ).scalar_one()
+        until(
+            lambda: transactions.clock(looking) > ends - 1_000
+        )  # the new lease outlasts the old by 2 s
         with renewing.begin():
             transactions.renew(renewing, HOLDER)
-            ends = looking.execute(
-                select(schema.sessions.c.deadline_ms).where(schema.sessions.c.id == HOLDER)
-            ).scalar_one()
             until(lambda: transactions.clock(looking) > ends)
             taking = threading.Thread(target=take)
             taking.start()
