@@ -14,14 +14,20 @@ import importlib
 from typing import TYPE_CHECKING
 
 from holdfast._version import __version__
+from holdfast.closed import Blocked, Checkpoint, ClosedPage, Closure, Forced
 from holdfast.decorator import current_grant
 from holdfast.errors import (
+    AlreadyDone,
     BadRequest,
     ClientClosed,
+    Deadlock,
     HoldfastError,
+    InDoubt,
+    KeyClosed,
     LimitReached,
     LockLost,
     LossCode,
+    NoLongerKept,
     NotAcquired,
     NotAllowed,
     NotEnoughTime,
@@ -32,7 +38,9 @@ from holdfast.errors import (
     Unsuitable,
 )
 from holdfast.exits import release_on_sigterm
+from holdfast.explanation import Blocker, Explanation
 from holdfast.grant import Grant
+from holdfast.records import HistoryPage, Record, Restarted
 from holdfast.views import (
     ClusterInfo,
     Holder,
@@ -45,36 +53,65 @@ from holdfast.views import (
 
 if TYPE_CHECKING:
     from holdfast.client import AsyncClient, connect
+    from holdfast.election import Election, Leader, Leadership
+    from holdfast.held import AsyncGrant, BlockingGrant, SharedGrant
     from holdfast.lock import Lock
     from holdfast.sync import BlockingLock, Client, connect_sync
+    from holdfast.sync_services import BlockingElection, BlockingLeadership, BlockingWatch
+    from holdfast.watch import Watch
 
 __all__ = [
+    "AlreadyDone",
     "AsyncClient",
+    "AsyncGrant",
     "BadRequest",
+    "Blocked",
+    "Blocker",
+    "BlockingElection",
+    "BlockingGrant",
+    "BlockingLeadership",
     "BlockingLock",
+    "BlockingWatch",
+    "Checkpoint",
     "Client",
     "ClientClosed",
+    "ClosedPage",
+    "Closure",
     "ClusterInfo",
+    "Deadlock",
+    "Election",
+    "Explanation",
+    "Forced",
     "Grant",
+    "HistoryPage",
     "Holder",
     "HoldfastError",
+    "InDoubt",
+    "KeyClosed",
+    "Leader",
+    "Leadership",
     "LimitReached",
     "Lock",
     "LockInfo",
     "LockLost",
     "LockPage",
     "LossCode",
+    "NoLongerKept",
     "NodeInfo",
     "NotAcquired",
     "NotAllowed",
     "NotEnoughTime",
     "Previous",
+    "Record",
     "Refused",
+    "Restarted",
     "SessionLost",
+    "SharedGrant",
     "UnknownOutcome",
     "Unreachable",
     "Unsuitable",
     "Waiter",
+    "Watch",
     "__version__",
     "connect",
     "connect_sync",
@@ -83,6 +120,16 @@ __all__ = [
 ]
 
 _LAZY = {
+    "AsyncGrant": "holdfast.held",
+    "BlockingGrant": "holdfast.held",
+    "SharedGrant": "holdfast.held",
+    "Election": "holdfast.election",
+    "Leader": "holdfast.election",
+    "Leadership": "holdfast.election",
+    "Watch": "holdfast.watch",
+    "BlockingElection": "holdfast.sync_services",
+    "BlockingLeadership": "holdfast.sync_services",
+    "BlockingWatch": "holdfast.sync_services",
     "AsyncClient": "holdfast.client",
     "connect": "holdfast.client",
     "Lock": "holdfast.lock",

@@ -20,10 +20,12 @@ import random
 import secrets
 import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast, overload
 
 from holdfast import forks, wire
 from holdfast.clock import BootClock, Clock
+from holdfast.closed import checkpoints_by_key, fences_of
+from holdfast.contexts import Contexts, ThreadHolder
 from holdfast.decorator import OnHeld, P, R, locked_async, wait_of
 from holdfast.errors import (
     ClientClosed,
@@ -34,11 +36,21 @@ from holdfast.errors import (
     Unreachable,
 )
 from holdfast.grant import Grant, Hooks
+from holdfast.held import AsyncGrant, Work, async_grant
 from holdfast.holds import Holds
 from holdfast.lease import Bound
 from holdfast.lock import Lock
-from holdfast.options import LockKeywords, LockOptions, check_ttl, hooks_of, keys_of, lock_options
+from holdfast.options import (
+    HoldKeywords,
+    LockKeywords,
+    LockOptions,
+    check_ttl,
+    hooks_of,
+    keys_of,
+    lock_options,
+)
 from holdfast.requests import ATTEMPT_SECONDS, SESSION_GONE_CODES, Requester, refusal
+from holdfast.services import Services
 from holdfast.sessions import Sessions
 from holdfast.stores import capabilities
 from holdfast.stores.address import StoreAddress, open_store, parse_store
@@ -70,7 +82,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from types import TracebackType
 
+    from holdfast.held import GrantMaker, SharedGrant
     from holdfast.session import Session
+    from holdfast.terms import Mode, OnUnclean
 
 log: logging.Logger = logging.getLogger("holdfast")
 
@@ -189,7 +203,7 @@ def settings_of(
     )
 
 
-class AsyncClient:
+class AsyncClient(Services):
     """The client of one event loop. Made by `connect`; safe to use from any number of its tasks."""
 
     def __init__(self, settings: Settings, ports: Ports | None = None) -> None:
@@ -197,7 +211,8 @@ class AsyncClient:
         self._ports = ports or Ports()
         self._clock = self._ports.clock
         self._is_closed = False
-        self._outside = object()  # stands for whoever calls from outside of any task
+        self._make_grant: GrantMaker = async_grant
+        self._outside = ThreadHolder()  # stands for whoever calls from outside of any task
         self._start(self._ports.transport or _transport(settings, self._ports))
         forks.on_fork(self)
 
@@ -209,6 +224,7 @@ class AsyncClient:
             self._transport, Endpoints(settings.endpoints, ports.draw), ports.clock, ports.draw
         )
         self._holds = Holds()
+        self._contexts = Contexts()
         self._sessions = Sessions(
             self._requester,
             self._holds,
@@ -233,6 +249,25 @@ class AsyncClient:
 
     # -- locks
 
+    @overload
+    def lock(
+        self,
+        keys: str | Sequence[str],
+        *,
+        mode: Literal["exclusive"] = "exclusive",
+        **keywords: Unpack[HoldKeywords],
+    ) -> Lock[AsyncGrant]: ...
+
+    @overload
+    def lock(
+        self,
+        keys: str | Sequence[str],
+        *,
+        mode: Literal["shared"],
+        limit: int | None = None,
+        **keywords: Unpack[HoldKeywords],
+    ) -> Lock[SharedGrant]: ...
+
     def lock(
         self,
         keys: str | Sequence[str],
@@ -243,17 +278,25 @@ class AsyncClient:
         progress_within: float | None = None,
         context: str | None = None,
         reentrant: bool = False,
+        mode: Mode = "exclusive",
+        limit: int | None = None,
+        on_unclean: OnUnclean = "grant",
+        delay: float | None = None,
+        require_clean: bool = False,
         on_at_risk: Callable[[Grant, float], object] | None = None,
         on_lost: Callable[[Grant], object] | None = None,
-    ) -> Lock:
+    ) -> Lock[Any]:
         """A lock for `async with ... as grant`; nothing happens before that.
 
         `keys`: one key, or several that are granted all or none under one token. `wait`: seconds to stand in the queue, 0 not
         at all, None as long as it takes. `ttl`: gives this lock a session of its own with that TTL. `max_hold`: seconds after
         which the lock is lost however well it could be renewed; `progress_within`: the same, counted anew from each
-        `grant.progress()`; both give it a session of its own. `context`: a short note for whoever looks into the log of the
-        cluster. `reentrant`: if this task holds the keys already, enter once more under the same grant. Entering raises
-        `NotAcquired`, `Unreachable`, `UnknownOutcome`, ...; leaving raises `LockLost` if the lock was lost, in which case the
+        `grant.progress()`; both give it a session of its own. `context`: a short note for whoever looks into the
+        cluster; the name of the task stands behind it. `reentrant`: if this task holds the keys already, enter once more under the
+        same grant. `mode`, `limit`: see `shared` and `semaphore`. `on_unclean`: what becomes of the keys should this hold expire
+        or be forced: `grant` them to the next, `delay` that for `delay` seconds, or `refuse` everybody until somebody resolves it.
+        `require_clean`: refuse me if the last hold ended so. Entering raises `NotAcquired` (`AlreadyDone`, `InDoubt`, `KeyClosed`,
+        `Deadlock`), `Unreachable`, `UnknownOutcome`, ...; leaving raises `LockLost` if the lock was lost, in which case the
         body was cancelled. Raises `ValueError` for an unusable argument.
         """
         options = lock_options(
@@ -263,9 +306,19 @@ class AsyncClient:
             progress_within=progress_within,
             context=context,
             reentrant=reentrant,
+            mode=mode,
+            limit=limit,
+            on_unclean=on_unclean,
+            delay=delay,
+            require_clean=require_clean,
             hooks=hooks_of(on_at_risk, on_lost),
         )
         return Lock(self, keys_of(keys), options)
+
+    def _lock(self, keys: str | Sequence[str], keywords: LockKeywords) -> Lock[Any]:
+        """The same where the keywords are not known in advance."""
+        lock = cast("Callable[..., Lock[Any]]", self.lock)
+        return lock(keys, **keywords)
 
     @overload
     def locked(
@@ -300,13 +353,13 @@ class AsyncClient:
         decoration for a template or a function that cannot work, and `ValueError` at a call whose values make no key.
         """
         keywords["wait"] = wait_of(on_held, keywords.get("wait", 0.0))
-        self.lock("-", **keywords)  # raises now for an option that cannot be
+        self._lock("-", keywords)  # raises now for an option that cannot be
 
         def decorate(
             function: Callable[P, Awaitable[R]],
         ) -> Callable[P, Coroutine[Any, Any, Any]]:
             return locked_async(
-                function, templates, lambda keys: self.lock(keys, **keywords), on_held
+                function, templates, lambda keys: self._lock(keys, keywords), on_held
             )
 
         return decorate
@@ -327,9 +380,9 @@ class AsyncClient:
         (any more), or if the release is not acknowledged yet (it is insisted on in the background)."""
         return self._release_plain(key, self._caller())
 
-    def grant_of(self, key: str) -> Grant | None:
+    def grant_of(self, key: str) -> AsyncGrant | None:
         """The calling task's grant from `acquire_lock`, for its fence; None if it does not hold the key."""
-        return self._holds.plain(key, self._caller())
+        return cast("AsyncGrant | None", self._holds.plain(key, self._caller()))
 
     # -- looking
 
@@ -410,9 +463,11 @@ class AsyncClient:
     async def _acquire(self, keys: tuple[str, ...], options: LockOptions, holder: object) -> Grant:
         """A grant that is good at this moment. There is no await between its making and the return."""
         self._check_open()
-        if options.reentrant and (held := self._holds.re_entered(keys, holder)) is not None:
+        terms, books = options.terms, self._holds
+        if options.reentrant and (held := books.re_entered(keys, terms, holder)) is not None:
             return held
-        self._holds.refuse_reentry(keys, holder, self._settings.owner)
+        books.refuse_reentry(keys, terms, holder, self._settings.owner)
+        context = self._contexts.of(holder, options.context, is_holding=books.is_holding(holder))
         own_ttl = options.session_ttl(self._settings.ttl)
         wait_until = self._clock.now() + options.wait
         replaced = 0
@@ -420,7 +475,9 @@ class AsyncClient:
             session = await self._sessions.session(own_ttl)
             grant = None
             try:
-                answer = await session.acquire(keys, wait_until=wait_until, context=options.context)
+                answer = await session.acquire(
+                    keys, wait_until=wait_until, context=context, terms=terms
+                )
                 if answer is not None and answer.status < 400:
                     grant = self._grant_or_end(session, answer, options, holder)
                 if grant is not None:
@@ -463,19 +520,22 @@ class AsyncClient:
             return None
         keys = tuple(str(each) for each in body["keys"])
         hooks, own = options.hooks, self._settings.hooks
-        grant = Grant(
-            token=int(body["token"]),
-            fence=int(body["fence"]),
-            keys=keys,
-            mode=str(body.get("mode", "exclusive")),
-            previous_by_key=previous_by_key(keys, body.get("previous")),
-            previous_horizon=int(body.get("previous_horizon") or 0),
-            lease=session.lease,
-            bound=_bound(options, now),
-            clock=self._clock,
-            holder=holder,
-            hooks=Hooks(hooks.on_at_risk + own.on_at_risk, hooks.on_lost + own.on_lost),
-        )
+        fields: dict[str, Any] = {
+            "token": int(body["token"]),
+            "fences": fences_of(keys, body["fence"]),
+            "keys": keys,
+            "mode": str(body.get("mode", "exclusive")),
+            "previous_by_key": previous_by_key(keys, body.get("previous")),
+            "previous_horizon": int(body.get("previous_horizon") or 0),
+            "checkpoint_by_key": checkpoints_by_key(keys, body.get("checkpoint")),
+            "limit": body.get("limit"),
+            "lease": session.lease,
+            "bound": _bound(options, now),
+            "clock": self._clock,
+            "holder": holder,
+            "hooks": Hooks(hooks.on_at_risk + own.on_at_risk, hooks.on_lost + own.on_lost),
+        }
+        grant = self._make_grant(Work(session, self._holds), fields)
         session.hold(grant)
         self._holds.add(grant, session)
         return grant

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from holdfast.client import AsyncClient
 from holdfast.clock import BootClock
 from holdfast.errors import ClientClosed, HoldfastError
+from holdfast.held import blocking_grant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -44,6 +45,7 @@ class Core:
         self.is_stopped: bool = False
         self._loop = asyncio.new_event_loop()
         self.client: AsyncClient = AsyncClient(settings, ports)
+        self.client._make_grant = blocking_grant(self)
         # A daemon: a process that ends without `close` must not hang on it; its session ends by the TTL.
         self._thread = threading.Thread(target=self._serve, name="holdfast", daemon=True)
         self._stopping = threading.RLock()  # a collector may come by while it is held

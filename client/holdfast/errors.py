@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from holdfast.closed import Blocked, Closure
     from holdfast.views import Holder
 
 
@@ -22,6 +23,7 @@ class LossCode(StrEnum):
     MAX_HOLD = "max_hold"  # the body took longer than `max_hold`
     NO_PROGRESS = "no_progress"  # `grant.progress()` was not called for `progress_within` seconds
     CLOSED = "closed"  # the client was closed while the body ran
+    FORCED = "forced"  # an operator ended the hold
     FORKED = "forked"  # this process is a child of the one that holds the lock
 
 
@@ -32,7 +34,8 @@ class HoldfastError(Exception):
 class NotAcquired(HoldfastError):
     """The lock was not granted, and this request never will be. Leave the work: `holders` are at it (or wait longer).
 
-    `code`: `held` (did not wait), `wait_timeout` (waited in vain), `deadlock` (waiting would have closed a cycle).
+    `code`: `held` (did not wait), `wait_timeout` (waited in vain); what has an answer of its own has a class of its own:
+    `AlreadyDone`, `InDoubt`, `KeyClosed`, `Deadlock`.
     """
 
     def __init__(
@@ -49,6 +52,49 @@ class NotAcquired(HoldfastError):
         self.code: str = code
         self.holders: tuple[Holder, ...] = holders
         self.queue_length: int = queue_length
+
+
+class AlreadyDone(NotAcquired):
+    """The work of this key was completed, with `result`: do not do it again, answer with the result. It is remembered for
+    another `remaining` seconds."""
+
+    def __init__(self, message: str, *, keys: tuple[str, ...] = (), closed: Closure) -> None:
+        super().__init__(message, keys=keys, code="already_done")
+        self.closed: Closure = closed
+        self.result: str = closed.result or ""
+        self.remaining: float = closed.remaining or 0.0
+
+
+class InDoubt(NotAcquired):
+    """The last hold ended uncleanly, and it (or this request, with `require_clean`) asked that nobody goes on before somebody has
+    looked. Find out what that holder has done (`closed.token` names its hold), then `resolve` the key; or leave the message."""
+
+    def __init__(
+        self, message: str, *, keys: tuple[str, ...] = (), closed: Closure | None = None
+    ) -> None:
+        super().__init__(message, keys=keys, code="in_doubt")
+        self.closed: Closure | None = closed
+
+
+class KeyClosed(NotAcquired):
+    """Nobody holds it, and it stays closed for another `remaining` seconds after an unclean end. Leave the message, or wait
+    longer."""
+
+    def __init__(self, message: str, *, keys: tuple[str, ...] = (), closed: Closure) -> None:
+        super().__init__(message, keys=keys, code="closed")
+        self.closed: Closure = closed
+        self.remaining: float = closed.remaining or 0.0
+
+
+class Deadlock(NotAcquired):
+    """Waiting would have closed a circle of tasks that wait for each other: `cycle`, beginning with this one. Release what this
+    task holds, and begin again; better, ask for all the keys in one call, or always in the same order."""
+
+    def __init__(
+        self, message: str, *, keys: tuple[str, ...] = (), cycle: tuple[Blocked, ...] = ()
+    ) -> None:
+        super().__init__(message, keys=keys, code="deadlock")
+        self.cycle: tuple[Blocked, ...] = cycle
 
 
 class LockLost(HoldfastError):
@@ -127,7 +173,7 @@ class NotAllowed(Refused):
 
 
 class LimitReached(Refused):
-    """A named limit of the cluster is reached: do less at once, or try again later."""
+    """A named limit of the cluster is reached: do less at once, or try again later; of a rate, after `retry_after` seconds."""
 
     def __init__(
         self,
@@ -137,9 +183,28 @@ class LimitReached(Refused):
         detail: str = "",
         status: int = 429,
         limit: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message, code=code, detail=detail, status=status)
         self.limit: str | None = limit
+        self.retry_after: float | None = retry_after
+
+
+class NoLongerKept(Refused):
+    """Events before the oldest that the cluster keeps (`first_revision`) were asked for: some that you have not seen are gone. Read
+    the present state anew, and watch from now on."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "no_longer_kept",
+        detail: str = "",
+        status: int = 410,
+        first_revision: int = 0,
+    ) -> None:
+        super().__init__(message, code=code, detail=detail, status=status)
+        self.first_revision: int = first_revision
 
 
 class ClientClosed(HoldfastError):

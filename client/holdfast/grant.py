@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from holdfast.clock import Clock
+    from holdfast.closed import Checkpoint
     from holdfast.lease import Bound, Lease
     from holdfast.views import Previous
 
@@ -42,14 +43,17 @@ class Grant:
         "_cancel_bodies",
         "_clock",
         "_entries",
+        "_fence",
         "_holder",
         "_hooks",
         "_lease",
         "_lost",
         "_pid",
         "_state",
-        "fence",
+        "checkpoint_by_key",
+        "fences",
         "keys",
+        "limit",
         "mode",
         "previous_by_key",
         "previous_horizon",
@@ -60,11 +64,13 @@ class Grant:
         self,
         *,
         token: int,
-        fence: int,
+        fences: Mapping[str, int],
         keys: tuple[str, ...],
         mode: str,
         previous_by_key: Mapping[str, Previous | None],
         previous_horizon: int,
+        checkpoint_by_key: Mapping[str, Checkpoint | None],
+        limit: int | None,
         lease: Lease,
         bound: Bound | None,
         clock: Clock,
@@ -73,8 +79,9 @@ class Grant:
     ) -> None:
         self.token: int = token
         """The number of this grant: greater than that of every grant before it in the cluster."""
-        self.fence: int = fence
-        """What to hand to the resource, which refuses a lower one than it has seen."""
+        self.fences: Mapping[str, int] = fences
+        """What to hand to the resource for each key; empty for a semaphore of several permits."""
+        self._fence = one_fence(fences)
         self.keys: tuple[str, ...] = keys
         """The keys that are held, as the cluster names them."""
         self.mode: str = mode
@@ -82,6 +89,10 @@ class Grant:
         """How the last hold of each key ended; None: no earlier one is remembered."""
         self.previous_horizon: int = previous_horizon
         """Holds up to this token may have been forgotten, so None speaks only about later ones."""
+        self.checkpoint_by_key: Mapping[str, Checkpoint | None] = checkpoint_by_key
+        """What earlier holders noted about the work of each key, as of this grant; None: nothing, or it was finished."""
+        self.limit: int | None = limit
+        """The permits of the semaphore; None for every other lock."""
         self._lease = lease
         self._bound = bound
         self._clock = clock
@@ -94,6 +105,12 @@ class Grant:
         self._pid = os.getpid()
 
     @property
+    def fence(self) -> int | None:
+        """What to hand to the resource, which refuses a lower one than it has seen: the token of an exclusive hold, the number
+        of the shared phase of a shared one. None: a semaphore has none, and several shared keys have one each (`fences`)."""
+        return self._fence
+
+    @property
     def key(self) -> str:
         """The first of `keys`; the key, when there is one."""
         return self.keys[0]
@@ -102,6 +119,27 @@ class Grant:
     def previous(self) -> Previous | None:
         """The last hold before this one (of several keys: the newest). `ended` other than `released`: work may be half done."""
         known = [each for each in self.previous_by_key.values() if each is not None]
+        return max(known, key=lambda each: each.token, default=None)
+
+    def fence_for(self, key: str | None = None) -> int:
+        """The fence of `key` (of the first one), for code that must have one. Raises `TypeError` if the hold has none, as that of a
+        semaphore: no remembered-highest check can tell its holders apart. Raises `KeyError` for a key that is not held."""
+        key = self.key if key is None else key
+        if key not in self.keys:
+            raise KeyError(key)
+        if key not in self.fences:
+            raise TypeError("a semaphore of several permits has no fence")
+        return self.fences[key]
+
+    def checkpoint_of(self, key: str) -> Checkpoint | None:
+        """What an earlier holder of `key` noted last, and with which token; None: nothing, or its work was finished. Raises
+        `KeyError` for a key that is not held."""
+        return self.checkpoint_by_key[key]
+
+    @property
+    def previous_checkpoint(self) -> Checkpoint | None:
+        """The same of the key; of several keys the newest."""
+        known = [each for each in self.checkpoint_by_key.values() if each is not None]
         return max(known, key=lambda each: each.token, default=None)
 
     def remaining(self) -> float:
@@ -208,6 +246,12 @@ class Grant:
         self._lost = (code, reason)
         self._state = "lost"
         return True
+
+
+def one_fence(fences: Mapping[str, int]) -> int | None:
+    """The fence that all keys share; None if there is none."""
+    found = set(fences.values())
+    return found.pop() if len(found) == 1 else None
 
 
 class Guard:

@@ -17,6 +17,7 @@ from holdfast.views import Holder
 if TYPE_CHECKING:
     from holdfast.grant import Grant
     from holdfast.session import Session
+    from holdfast.terms import Terms
 
 
 log: logging.Logger = logging.getLogger("holdfast")
@@ -26,7 +27,9 @@ class Holds:
     """The holds of one client, by key."""
 
     def __init__(self) -> None:
-        self._by_key: dict[str, tuple[Grant, Session]] = {}
+        # Shared holds of several tasks stand on one key: by key, then by token.
+        self._by_key: dict[str, dict[int, tuple[Grant, Session]]] = {}
+        self._counts: dict[object, int] = {}  # grants of each holder that has any
         self._plain: set[int] = set()  # tokens that were got through `acquire_lock`
         self._tasks: weakref.WeakSet[asyncio.Task[object]] = weakref.WeakSet()
 
@@ -36,8 +39,9 @@ class Holds:
 
     def add(self, grant: Grant, session: Session) -> None:
         """The grant is held, through `session`."""
+        self._counts[grant._holder] = self._counts.get(grant._holder, 0) + 1
         for key in grant.keys:
-            self._by_key[key] = (grant, session)
+            self._by_key.setdefault(key, {})[grant.token] = (grant, session)
 
     def mark_plain(self, grant: Grant) -> None:
         """It was got through `acquire_lock`, so that it may be released by name."""
@@ -50,7 +54,8 @@ class Holds:
 
     def report_forgotten(self, holder: object) -> None:
         """A task or thread has ended: nobody else may release by name what it still holds."""
-        for grant, _ in self._by_key.values():
+        held = [grant for on_key in self._by_key.values() for grant, _ in on_key.values()]
+        for grant in dict.fromkeys(held):
             if grant._holder is holder and grant.token in self._plain and grant.remaining() > 0.0:
                 log.warning(
                     "a task or thread ended without releasing token %d, which is renewed until its client is closed",
@@ -59,49 +64,65 @@ class Holds:
 
     def plain(self, key: str, holder: object) -> Grant | None:
         """What `holder` got through `acquire_lock`; None: nothing."""
-        grant, _ = self._by_key.get(key, (None, None))
-        if grant is None or grant._holder is not holder or grant.token not in self._plain:
-            return None
-        return grant
+        for grant, _ in self._by_key.get(key, {}).values():
+            if grant._holder is holder and grant.token in self._plain:
+                return grant
+        return None
 
     def forget(self, grant: Grant) -> Session | None:
         """Out of the books; the session it belonged to, None if it was not in them."""
         session = None
         self._plain.discard(grant.token)
         for key in grant.keys:
-            found = self._by_key.get(key)
-            if found is not None and found[0] is grant:
+            on_key = self._by_key.get(key, {})
+            found = on_key.pop(grant.token, None)
+            if found is not None:
                 session = found[1]
-                del self._by_key[key]
+                if not on_key:
+                    del self._by_key[key]
+        if session is not None:
+            left = self._counts.pop(grant._holder) - 1
+            if left:
+                self._counts[grant._holder] = left
         return session
+
+    def is_holding(self, holder: object) -> bool:
+        """Whether it has anything that was not given back."""
+        return holder in self._counts
 
     def forget_all_of(self, session: Session) -> None:
         """The session ended, and what it held with it."""
-        for grant in [each for each, owner in self._by_key.values() if owner is session]:
-            self.forget(grant)
+        found = [each for on_key in self._by_key.values() for each in on_key.values()]
+        for grant, owner in found:
+            if owner is session:
+                self.forget(grant)
 
-    def re_entered(self, keys: tuple[str, ...], holder: object) -> Grant | None:
-        """The one good grant of `holder` that covers all of `keys`, entered once more; None: there is none."""
-        grants = [self._of(key, holder) for key in keys]
-        grant = grants[0]
-        if grant is None or any(each is not grant for each in grants):
-            return None
-        grant._entries += 1
-        return grant
+    def re_entered(self, keys: tuple[str, ...], terms: Terms, holder: object) -> Grant | None:
+        """The one good grant of `holder` that covers all of `keys` in the same way, entered once more; None: there is none."""
+        for grant in self._of(keys[0], holder):
+            is_alike = (grant.mode, grant.limit) == (terms.mode, terms.limit)
+            if is_alike and set(keys) <= set(grant.keys):
+                grant._entries += 1
+                return grant
+        return None
 
-    def refuse_reentry(self, keys: tuple[str, ...], holder: object, owner: str | None) -> None:
-        """The same holder would wait for itself: raises `NotAcquired`, as held, at once."""
+    def refuse_reentry(
+        self, keys: tuple[str, ...], terms: Terms, holder: object, owner: str | None
+    ) -> None:
+        """The same holder would wait for itself: raises `NotAcquired`, as held, at once. Shared beside shared is for the cluster to
+        judge."""
         for key in keys:
-            grant = self._of(key, holder)
-            if grant is None:
-                continue
-            itself = Holder(grant.token, None, owner, grant.mode, grant.remaining())
-            raise NotAcquired(
-                f"{key!r} is held by the caller itself", keys=keys, code="held", holders=(itself,)
-            )
+            for grant in self._of(key, holder):
+                if grant.mode == terms.mode == "shared":
+                    continue
+                itself = Holder(grant.token, None, owner, grant.mode, grant.remaining())
+                raise NotAcquired(
+                    f"{key!r} is held by the caller itself",
+                    keys=keys,
+                    code="held",
+                    holders=(itself,),
+                )
 
-    def _of(self, key: str, holder: object) -> Grant | None:
-        grant, _ = self._by_key.get(key, (None, None))
-        if grant is None or grant._holder is not holder or grant.remaining() <= 0.0:
-            return None
-        return grant
+    def _of(self, key: str, holder: object) -> list[Grant]:
+        found = self._by_key.get(key, {}).values()
+        return [each for each, _ in found if each._holder is holder and each.remaining() > 0.0]

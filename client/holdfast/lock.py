@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from holdfast.options import LockOptions
 
 log: logging.Logger = logging.getLogger("holdfast")
+
+G = TypeVar("G", bound="Grant")
 
 
 class Acquirer(Protocol):
@@ -30,7 +32,7 @@ class Acquirer(Protocol):
     async def _release(self, grant: Grant) -> bool: ...
 
 
-class Lock:
+class Lock(Generic[G]):
     """Made by `AsyncClient.lock`. May be entered again after it was left, but not twice at once."""
 
     def __init__(self, client: Acquirer, keys: tuple[str, ...], options: LockOptions) -> None:
@@ -43,7 +45,7 @@ class Lock:
         self._cancelling_before = 0
         self._has_cancelled = False
 
-    async def __aenter__(self) -> Grant:
+    async def __aenter__(self) -> G:
         if self._is_entered:
             raise RuntimeError("this lock object is in use; make one for each block")
         task = asyncio.current_task()
@@ -60,7 +62,7 @@ class Lock:
         self._cancelling_before = task.cancelling()
         self._grant = grant
         grant._cancel_bodies.append(self._cancel)
-        return grant
+        return cast("G", grant)  # what was asked for is what `async_grant` makes
 
     async def __aexit__(
         self,

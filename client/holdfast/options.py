@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
 from holdfast import wire
+from holdfast.contexts import check_note
 from holdfast.grant import Hooks
+from holdfast.terms import PLAIN, Terms, terms_of
 from holdfast.views import MS_PER_SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from holdfast.grant import Grant
+    from holdfast.terms import Mode, OnUnclean
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class LockOptions:
     progress_within: float | None = None
     context: str | None = None
     reentrant: bool = False
+    terms: Terms = PLAIN
     hooks: Hooks = field(default_factory=Hooks)
 
     @property
@@ -45,8 +49,8 @@ class LockOptions:
         return usual if self.is_bounded else None
 
 
-class LockKeywords(TypedDict, total=False):
-    """The keywords of `locked`, which are those of `lock`."""
+class HoldKeywords(TypedDict, total=False):
+    """The keywords of `lock` that do not say how many may hold it: those of `shared`, `semaphore` and `campaign`."""
 
     wait: float | None
     ttl: float | None
@@ -54,8 +58,18 @@ class LockKeywords(TypedDict, total=False):
     progress_within: float | None
     context: str | None
     reentrant: bool
+    on_unclean: OnUnclean
+    delay: float | None
+    require_clean: bool
     on_at_risk: Callable[[Grant, float], object] | None
     on_lost: Callable[[Grant], object] | None
+
+
+class LockKeywords(HoldKeywords, total=False):
+    """The keywords of `locked`, which are those of `lock`."""
+
+    mode: Mode
+    limit: int | None
 
 
 def lock_options(
@@ -66,6 +80,11 @@ def lock_options(
     progress_within: float | None = None,
     context: str | None = None,
     reentrant: bool = False,
+    mode: Mode = "exclusive",
+    limit: int | None = None,
+    on_unclean: OnUnclean = "grant",
+    delay: float | None = None,
+    require_clean: bool = False,
     hooks: Hooks | None = None,
 ) -> LockOptions:
     """Checked options. Raises `ValueError`."""
@@ -76,8 +95,9 @@ def lock_options(
         ttl=ttl,
         max_hold=check_bound("max_hold", max_hold),
         progress_within=check_bound("progress_within", progress_within),
-        context=context,
+        context=check_note(context),
         reentrant=reentrant,
+        terms=terms_of(mode, limit, on_unclean, delay, require_clean),
         hooks=Hooks() if hooks is None else hooks,
     )
 

@@ -18,6 +18,7 @@ from holdfast.errors import (
     BadRequest,
     HoldfastError,
     LimitReached,
+    NoLongerKept,
     NotAcquired,
     NotAllowed,
     Refused,
@@ -27,6 +28,7 @@ from holdfast.errors import (
 from holdfast.retry import Failure
 from holdfast.transport import Answer, Endpoints, NoAnswer, NotSent, Request, Transport
 from holdfast.views import MS_PER_SECOND, holders_of
+from holdfast.why_not import CLOSED_CODES, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +46,11 @@ ASKS_PENDING_MAX: Final = 4
 
 BUSY_CODES: Final = frozenset({wire.Code.NO_LEADER, wire.Code.OVERLOADED})
 SESSION_GONE_CODES: Final = frozenset({wire.Code.SESSION_EXPIRED, wire.Code.NO_SUCH_SESSION})
-NOT_ACQUIRED_CODES: Final = frozenset({wire.Code.HELD, wire.Code.WAIT_TIMEOUT, wire.Code.DEADLOCK})
+NOT_ACQUIRED_CODES: Final = CLOSED_CODES | {
+    wire.Code.HELD,
+    wire.Code.WAIT_TIMEOUT,
+    wire.Code.DEADLOCK,
+}
 
 
 @dataclass(slots=True)
@@ -229,6 +235,8 @@ def refusal(answer: Answer, keys: tuple[str, ...] = ()) -> HoldfastError:
     body: Any = answer.body
     code = str(body.get("code", f"http_{answer.status}"))
     detail = str(body.get("detail") or body.get("title") or "refused")
+    if (other := why_not(code, body, keys)) is not None:
+        return other
     if code in NOT_ACQUIRED_CODES:
         return NotAcquired(
             f"{', '.join(map(repr, keys)) or 'the lock'} was not acquired: {code}",
@@ -245,7 +253,16 @@ def refusal(answer: Answer, keys: tuple[str, ...] = ()) -> HoldfastError:
     if status in (401, 403):
         return NotAllowed(message, code=code, detail=detail, status=status)
     if code == wire.Code.LIMIT_REACHED:
+        after_ms = body.get("retry_after_ms")
         return LimitReached(
-            message, code=code, detail=detail, status=status, limit=body.get("limit")
+            message,
+            code=code,
+            detail=detail,
+            status=status,
+            limit=body.get("limit"),
+            retry_after=None if after_ms is None else float(after_ms) / MS_PER_SECOND,
         )
+    if code == wire.Code.NO_LONGER_KEPT:
+        first = int(body.get("first_revision") or 0)
+        return NoLongerKept(message, code=code, detail=detail, status=status, first_revision=first)
     return Refused(message, code=code, detail=detail, status=status)

@@ -31,6 +31,7 @@ from holdfast.requests import (
     Conclusion,
     refusal,
 )
+from holdfast.terms import PLAIN
 from holdfast.transport import Answer, Lane, Request
 from holdfast.views import MS_PER_SECOND
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from holdfast.grant import Grant
     from holdfast.lease import Bound
     from holdfast.requests import Requester
+    from holdfast.terms import Terms
 
 log: logging.Logger = logging.getLogger("holdfast")
 
@@ -52,6 +54,8 @@ RENEW_AGAIN_FRACTION: Final = 1 / 20
 REQUEST_SPREAD_MAX: Final = 4096
 """Outcomes that the cluster may have to remember for one long wait; then new acquires get a session of their own. Well below
 what a node allows a session."""
+
+ENDED_BY_OPERATOR: Final = "ended by an operator"
 
 DECIDED_CODES: Final = NOT_ACQUIRED_CODES | SESSION_GONE_CODES | {wire.Code.NOT_HELD}
 """Refusals that the replicated machine itself gives to an acquire: they speak about every attempt under the request id."""
@@ -127,7 +131,12 @@ class Session:
     # -- acquire and release
 
     async def acquire(
-        self, keys: tuple[str, ...], *, wait_until: float, context: str | None
+        self,
+        keys: tuple[str, ...],
+        *,
+        wait_until: float,
+        context: str | None,
+        terms: Terms = PLAIN,
     ) -> Answer | None:
         """The cluster's decision about one acquire, whatever it is; None: the session ended first, and the acquire with it.
 
@@ -136,7 +145,7 @@ class Session:
         request_id = self.ids.take()
         is_known = is_granted = False
         try:
-            conclusion = await self._ask_acquire(keys, request_id, wait_until, context)
+            conclusion = await self._ask_acquire(keys, request_id, wait_until, context, terms)
             if conclusion is None:
                 return None
             answer = conclusion.answer
@@ -178,6 +187,33 @@ class Session:
         await asyncio.wait({task})
         return not task.cancelled() and task.exception() is None and task.result()
 
+    async def ask(self, request: Request) -> Answer:
+        """A call about a hold of this session that may be repeated. Raises `Unreachable`, `UnknownOutcome`."""
+        give_up_at = self._clock.now() + self._patience
+        answer = (await self._requester.ask(request, give_up_at=give_up_at)).answer
+        self._end_if_gone(answer)
+        return answer
+
+    def ended_by_holder(self, grant: Grant) -> None:
+        """The cluster acknowledged the end of the hold, and that was what the holder wanted."""
+        grant._released()
+        self._holds.pop(grant.token, None)
+        self._bury_if_idle()
+
+    def forced(self, token: int) -> None:
+        """An operator ended this hold: it is lost here and now. Releasing it tells the cluster that we know."""
+        grant = self._holds.get(token)
+        if grant is not None:
+            self.lose(grant, LossCode.FORCED, ENDED_BY_OPERATOR)
+        if not self.ended.done():
+            self._chores.spawn(self._acknowledge(token), "acknowledge")
+
+    async def _acknowledge(self, token: int) -> None:
+        body = {"token": token, "session": self.id}
+        request = Request("POST", f"{wire.API_PREFIX}/locks/release", body)
+        # The answer is a refusal, `not_held`: that is what acknowledges it. The session's end stops the asking.
+        self._end_if_gone((await self._requester.ask(request, give_up_at=math.inf)).answer)
+
     def give_back(self, token: int) -> None:
         """A grant that came after this client's own end of the session. Nobody entered it, so it is released, and not left to
         expire with what the session really held."""
@@ -192,13 +228,19 @@ class Session:
             self._chores.spawn(self._withdraw(request_id), "withdraw")
 
     async def _ask_acquire(
-        self, keys: tuple[str, ...], request_id: int, wait_until: float, context: str | None
+        self,
+        keys: tuple[str, ...],
+        request_id: int,
+        wait_until: float,
+        context: str | None,
+        terms: Terms,
     ) -> Conclusion | None:
         def request(wait_ms: int) -> Request:
             body: dict[str, Any] = {
                 "session": self.id,
                 "request_id": request_id,
                 "wait_ms": wait_ms,
+                **terms.body(),
             }
             if len(keys) == 1:
                 body["key"] = keys[0]
@@ -272,6 +314,8 @@ class Session:
             if answer.status < 400:
                 self.lease.renewed(answer.sent_at, _remaining(answer))
                 self._warned = False
+                for token in answer.body.get("forced") or ():
+                    self.forced(int(token))
                 await self._clock.sleep_until(self.lease.renew_at())
                 continue
             self._end_if_gone(answer)
@@ -325,14 +369,19 @@ class Session:
             return
         self.ended.set_result(reason)
         self._chores.cancel()
-        holds, self._holds = self._holds, {}
-        for grant in holds.values():
-            if grant._lose(code, reason):
-                for cancel in list(grant._cancel_bodies):
-                    cancel()
-                self._tell(grant._hooks.on_lost, grant)
+        for grant in list(self._holds.values()):
+            self.lose(grant, code, reason)
         if bury:
             self._callbacks.spawn(self._close(self.lease.ttl), "close")
+
+    def lose(self, grant: Grant, code: LossCode, reason: str) -> None:
+        """This one hold is over, and the session may go on: whoever holds it is told, and its body cancelled."""
+        self._holds.pop(grant.token, None)
+        if grant._lose(code, reason):
+            for cancel in list(grant._cancel_bodies):
+                cancel()
+            self._tell(grant._hooks.on_lost, grant)
+        self._bury_if_idle()
 
     async def close(self, seconds: float) -> bool:
         """End it in order and tell the cluster, within `seconds`. Whether that was acknowledged."""

@@ -18,7 +18,7 @@ import logging
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, cast, overload
 
 from holdfast import forks
 from holdfast.client import (
@@ -28,21 +28,34 @@ from holdfast.client import (
     Settings,
     settings_of,
 )
+from holdfast.contexts import ThreadHolder
 from holdfast.core import Core
 from holdfast.decorator import OnHeld, P, R, locked_blocking, wait_of
 from holdfast.errors import ClientClosed, HoldfastError
 from holdfast.grant import Grant
-from holdfast.options import LockKeywords, LockOptions, hooks_of, keys_of, lock_options
+from holdfast.held import BlockingGrant, SharedGrant
+from holdfast.options import (
+    HoldKeywords,
+    LockKeywords,
+    LockOptions,
+    hooks_of,
+    keys_of,
+    lock_options,
+)
+from holdfast.sync_services import BlockingServices
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
+    from holdfast.terms import Mode, OnUnclean
     from holdfast.transport import Encoding
     from holdfast.views import ClusterInfo, LockInfo, LockPage
 
 log: logging.Logger = logging.getLogger("holdfast")
+
+G = TypeVar("G", bound=Grant)
 
 
 def connect_sync(
@@ -74,7 +87,7 @@ def connect_sync(
     )
 
 
-class Client:
+class Client(BlockingServices):
     """The blocking client. Made by `connect_sync`; safe to use from any number of threads, and after a fork."""
 
     def __init__(self, settings: Settings, ports: Callable[[], Ports] = Ports) -> None:
@@ -87,6 +100,25 @@ class Client:
         self._local = threading.local()
         forks.on_fork(self)
 
+    @overload
+    def lock(
+        self,
+        keys: str | Sequence[str],
+        *,
+        mode: Literal["exclusive"] = "exclusive",
+        **keywords: Unpack[HoldKeywords],
+    ) -> BlockingLock[BlockingGrant]: ...
+
+    @overload
+    def lock(
+        self,
+        keys: str | Sequence[str],
+        *,
+        mode: Literal["shared"],
+        limit: int | None = None,
+        **keywords: Unpack[HoldKeywords],
+    ) -> BlockingLock[SharedGrant]: ...
+
     def lock(
         self,
         keys: str | Sequence[str],
@@ -97,9 +129,14 @@ class Client:
         progress_within: float | None = None,
         context: str | None = None,
         reentrant: bool = False,
+        mode: Mode = "exclusive",
+        limit: int | None = None,
+        on_unclean: OnUnclean = "grant",
+        delay: float | None = None,
+        require_clean: bool = False,
         on_at_risk: Callable[[Grant, float], object] | None = None,
         on_lost: Callable[[Grant], object] | None = None,
-    ) -> BlockingLock:
+    ) -> BlockingLock[Any]:
         """A lock for `with ... as grant`; the arguments and what entering raises are those of `AsyncClient.lock`."""
         options = lock_options(
             wait=wait,
@@ -108,9 +145,19 @@ class Client:
             progress_within=progress_within,
             context=context,
             reentrant=reentrant,
+            mode=mode,
+            limit=limit,
+            on_unclean=on_unclean,
+            delay=delay,
+            require_clean=require_clean,
             hooks=hooks_of(on_a_thread(on_at_risk), on_a_thread(on_lost)),
         )
         return BlockingLock(self, keys_of(keys), options)
+
+    def _lock(self, keys: str | Sequence[str], keywords: LockKeywords) -> BlockingLock[Any]:
+        """The same where the keywords are not known in advance."""
+        lock = cast("Callable[..., BlockingLock[Any]]", self.lock)
+        return lock(keys, **keywords)
 
     @overload
     def locked(
@@ -139,11 +186,11 @@ class Client:
     ) -> Callable[[Callable[P, R]], Callable[P, Any]]:
         """A decorator for plain functions; see `AsyncClient.locked`."""
         keywords["wait"] = wait_of(on_held, keywords.get("wait", 0.0))
-        self.lock("-", **keywords)  # raises now for an option that cannot be
+        self._lock("-", keywords)  # raises now for an option that cannot be
 
         def decorate(function: Callable[P, R]) -> Callable[P, Any]:
             return locked_blocking(
-                function, templates, lambda keys: self.lock(keys, **keywords), on_held
+                function, templates, lambda keys: self._lock(keys, keywords), on_held
             )
 
         return decorate
@@ -171,12 +218,12 @@ class Client:
             log.warning("release: %s", error)
             return False
 
-    def grant_of(self, key: str) -> Grant | None:
+    def grant_of(self, key: str) -> BlockingGrant | None:
         """The calling thread's grant from `acquire_lock`, for its fence; None if it does not hold the key."""
         core = self._core
         if self._is_closed or core is None or core.pid != os.getpid():
             return None
-        return core.client._holds.plain(key, self._holder())
+        return cast("BlockingGrant | None", core.client._holds.plain(key, self._holder()))
 
     def status(self) -> ClusterInfo:
         """The cluster, as the first node that answers sees it."""
@@ -244,10 +291,10 @@ class Client:
             return self._core
 
     def _holder(self) -> object:
-        """Stands for the calling thread. Thread ids are used again after a thread's end; this object is not."""
+        """Stands for the calling thread."""
         holder: object = getattr(self._local, "holder", None)
         if holder is None:
-            holder = self._local.holder = object()
+            holder = self._local.holder = ThreadHolder()
             # Known to the thread alone, so it goes when the thread goes.
             self._local.life = life = _Life()
             weakref.finalize(life, _thread_ended, weakref.ref(self), holder).atexit = False
@@ -273,7 +320,7 @@ def _thread_ended(client_ref: weakref.ref[Client], holder: object) -> None:
         core.tell(core.client._holds.report_forgotten, holder)
 
 
-class BlockingLock:
+class BlockingLock(Generic[G]):
     """Made by `Client.lock`. May be entered again after it was left, but not twice at once."""
 
     def __init__(self, client: Client, keys: tuple[str, ...], options: LockOptions) -> None:
@@ -283,7 +330,7 @@ class BlockingLock:
         self._in_use = threading.Lock()
         self._entered: tuple[Core, Grant] | None = None
 
-    def __enter__(self) -> Grant:
+    def __enter__(self) -> G:
         if not self._in_use.acquire(blocking=False):
             raise RuntimeError("this lock object is in use; make one for each block")
         try:
@@ -296,7 +343,7 @@ class BlockingLock:
             self._in_use.release()
             raise
         self._entered = (core, grant)
-        return grant
+        return cast("G", grant)  # what was asked for is what `blocking_grant` makes
 
     def __exit__(
         self,

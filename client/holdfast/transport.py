@@ -17,13 +17,17 @@ import aiohttp
 import msgpack
 
 from holdfast import wire
+from holdfast.attempts import NoAnswer as NoAnswer
+from holdfast.attempts import NotSent as NotSent
 from holdfast.errors import ClientClosed
+from holdfast.streams import Streaming, open_http_stream
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping, Sequence
 
     from holdfast.clock import Clock
+    from holdfast.streams import Stream
 
 Encoding = Literal["json", "msgpack"]
 
@@ -41,9 +45,10 @@ class Lane(Enum):
     ACQUIRE = "acquire"
     CONTROL = "control"
     RENEW = "renew"
+    STREAM = "stream"
 
 
-CONNECTIONS_MAX: Final = {Lane.ACQUIRE: 1000, Lane.CONTROL: 64, Lane.RENEW: 8}
+CONNECTIONS_MAX: Final = {Lane.ACQUIRE: 1000, Lane.CONTROL: 64, Lane.RENEW: 8, Lane.STREAM: 64}
 """Per client. A waiting acquire occupies its connection; more acquires than this stand in line inside the client."""
 
 
@@ -55,14 +60,6 @@ class Answer:
     body: Mapping[str, Any]
     sent_at: float
     endpoint: str
-
-
-class NotSent(Exception):
-    """No connection came about: the request took no effect."""
-
-
-class NoAnswer(Exception):
-    """The request may have been taken, and no usable answer came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +184,15 @@ class HttpTransport:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise NoAnswer(f"{endpoint}: {type(error).__name__}: {error}") from error
 
+    async def open_stream(
+        self, endpoint: str, path: str, headers: Mapping[str, str], *, seconds: float
+    ) -> Stream:
+        """See `streams.Streaming`."""
+        url, headers = endpoint + path, {**self._headers, **headers}
+        return await open_http_stream(
+            self._session(Lane.STREAM), self._clock, url, headers, seconds=seconds
+        )
+
     async def aclose(self) -> None:
         self._is_closed = True
         for session in self._sessions.values():
@@ -223,6 +229,15 @@ class LateTransport:
         if self._made is None:
             self._made = self._make()
         return await self._made.attempt(endpoint, request, seconds=seconds)
+
+    async def open_stream(
+        self, endpoint: str, path: str, headers: Mapping[str, str], *, seconds: float
+    ) -> Stream:
+        if self._made is None:
+            self._made = self._make()
+        if not isinstance(self._made, Streaming):
+            raise NotSent("this store has no streams")
+        return await self._made.open_stream(endpoint, path, headers, seconds=seconds)
 
     async def aclose(self) -> None:
         if self._made is not None:

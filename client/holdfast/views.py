@@ -9,30 +9,42 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from holdfast import wire
+from holdfast.closed import checkpoint_of, closure_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MS_PER_SECOND = 1000.0
+    from holdfast.closed import Checkpoint, Closure
+
+MS_PER_SECOND = wire.MS_PER_SECOND
 
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """The last hold of a key before this one. `ended`: `released`, or `expired` / `forced`, in which case the work of that
-    holder may be half done."""
+    """The last hold of a key before this one. `ended`: `released` or `completed`, or `expired` / `forced`, in which case the work
+    of that holder may be half done. `floor`: the token that a forced end took, which the resource ought to know. `resolved`: an
+    operator has looked into an unclean end."""
 
     token: int
     ended: str
+    floor: int | None = None
+    resolved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Somebody's hold, as others may see it. `session_ref` names the session without giving it away."""
+    """Somebody's hold, as others may see it. `session_ref` names the session without giving it away, `context` the task in it.
+    `limit`: of a semaphore."""
 
     token: int
     session_ref: str | None
     owner: str | None
     mode: str
     remaining: float
+    limit: int | None = None
+    context: str | None = None
+    held: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +56,25 @@ class Waiter:
     keys: tuple[str, ...]
     mode: str
     remaining_wait: float
+    limit: int | None = None
+    context: str | None = None
+    waited: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class LockInfo:
-    """One key: who holds it and who waits. Both empty: the key is free. `waiters` may be only the head of a long queue;
-    `queue_length` counts all of it."""
+    """One key: who holds it and who waits. Both empty and `closed` None: the key is free. `waiters` may be only the head of a long
+    queue; `queue_length` counts all of it. `closed`: nobody holds it, and nobody gets it. `checkpoint`: what a holder noted.
+    `previous`: the last hold that ended."""
 
     key: str
     holders: tuple[Holder, ...]
     waiters: tuple[Waiter, ...]
     queue_length: int
     raw: Mapping[str, Any] = field(repr=False, compare=False)
+    closed: Closure | None = None
+    checkpoint: Checkpoint | None = None
+    previous: Previous | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +115,12 @@ def previous_of(raw: object) -> Previous | None:
     """One `{"token", "ended"}` or null."""
     if not isinstance(raw, dict):
         return None
-    return Previous(token=int(raw["token"]), ended=str(raw["ended"]))
+    return Previous(
+        token=int(raw["token"]),
+        ended=str(raw["ended"]),
+        floor=raw.get("floor"),
+        resolved=bool(raw.get("resolved", False)),
+    )
 
 
 def previous_by_key(keys: tuple[str, ...], raw: object) -> dict[str, Previous | None]:
@@ -117,6 +141,9 @@ def holders_of(raw: object) -> tuple[Holder, ...]:
             owner=each.get("owner"),
             mode=str(each.get("mode", "exclusive")),
             remaining=int(each.get("remaining_ms", 0)) / MS_PER_SECOND,
+            limit=each.get("limit"),
+            context=each.get("context"),
+            held=int(each.get("held_ms", 0)) / MS_PER_SECOND,
         )
         for each in _dicts(raw)
     )
@@ -131,6 +158,9 @@ def waiters_of(raw: object) -> tuple[Waiter, ...]:
             keys=tuple(each.get("keys", ())),
             mode=str(each.get("mode", "exclusive")),
             remaining_wait=int(each.get("remaining_wait_ms", 0)) / MS_PER_SECOND,
+            limit=each.get("limit"),
+            context=each.get("context"),
+            waited=int(each.get("waited_ms", 0)) / MS_PER_SECOND,
         )
         for each in _dicts(raw)
     )
@@ -145,6 +175,9 @@ def lock_of(raw: Mapping[str, Any]) -> LockInfo:
         waiters=waiters,
         queue_length=int(raw.get("queue_length", len(waiters))),
         raw=raw,
+        closed=closure_of(raw.get("closed")),
+        checkpoint=checkpoint_of(raw.get("checkpoint")),
+        previous=previous_of(raw.get("previous")),
     )
 
 

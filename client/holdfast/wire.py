@@ -14,6 +14,7 @@ MEDIA_JSON: Final = "application/json"
 MEDIA_MSGPACK: Final = "application/msgpack"
 MEDIA_PROBLEM: Final = "application/problem+json"
 
+MS_PER_SECOND: Final = 1000.0
 KEY_BYTES_MAX: Final = 512
 KEYS_PER_ACQUIRE_MAX: Final = 64
 SESSION_ID_CHARS_MIN: Final = 16

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 class FakeGrant:
     token = 17
+    fence = 17
 
     def remaining(self) -> float:
         return 8.0

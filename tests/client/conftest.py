@@ -28,6 +28,11 @@ HTTP = {
     "wait_timeout": 409,
     "not_held": 409,
     "conflict": 409,
+    "closed": 409,
+    "in_doubt": 409,
+    "already_done": 409,
+    "deadlock": 409,
+    "no_longer_kept": 410,
     "session_expired": 410,
     "no_such_session": 404,
     "no_leader": 503,
@@ -103,6 +108,7 @@ class Step:
     loses_reply: bool = False
     gate: asyncio.Event | None = None
     raw: web.Response | None = None
+    handler: Callable[[web.Request], Any] | None = None
 
 
 @dataclass
@@ -207,6 +213,9 @@ class FakeCluster:
             await step.gate.wait()
         if step.raw is not None:
             return step.raw
+        if step.handler is not None:
+            answered: web.StreamResponse = await step.handler(request)
+            return answered
         if step.refuse is not None:
             status, answer = _problem(step.refuse, **step.extra)
             return _reply(request, status, answer)

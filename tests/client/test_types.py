@@ -75,14 +75,33 @@ async def uses() -> None:
     assert_type(work(1), float)
     assert_type(skipping_work(x=1), float | None)
     assert_type(await hf.acquire_lock("k", wait=None), bool)
-    async with hf.lock("k", on_at_risk=lambda grant, left: print(grant.fence + 1, left + 0.5)) as grant:
-        assert_type(grant, holdfast.Grant)
+    async with hf.lock("k", on_at_risk=lambda grant, left: print(grant.token + 1, left + 0.5)) as grant:
+        assert_type(grant, holdfast.AsyncGrant)
         assert_type(grant.fence, int)
+        assert_type(await grant.checkpoint("psp_called"), None)
+        assert_type(grant.previous_checkpoint, holdfast.Checkpoint | None)
         with grant.guard(5.0) as same:
             assert_type(same, holdfast.Grant)
         assert_type(grant.previous, holdfast.Previous | None)
     with blocking.lock(["a", "b"]) as held:
         assert_type(held.lost_code, holdfast.LossCode | None)
+        assert_type(held.complete("psp-77", retain=60), None)
+    async with hf.semaphore("k", 2, wait=None) as permit, hf.lock("r", mode="shared") as shared:
+        assert_type(permit, holdfast.SharedGrant)
+        assert_type(shared.fence, int | None)
+    async with hf.election("boss").campaign() as leadership:
+        assert_type(leadership.epoch, int)
+    async for leader in hf.election("boss").observe():
+        assert_type(leader, holdfast.Leader | None)
+    async with hf.watch("payments/") as watch:
+        async for event in watch:
+            assert_type(event, holdfast.Record | holdfast.Restarted)
+    for event in blocking.watch(timeout=1):
+        assert_type(event, holdfast.Record | holdfast.Restarted)
+    try:
+        ...
+    except holdfast.AlreadyDone as done:
+        assert_type(done.result, str)
 """
 
 MISUSES = """
@@ -104,6 +123,8 @@ async def misuses() -> None:
     hf.locked("k", on_held="ignore")  # 5: nor such a choice
     with hf.lock("k"):             # 6: the asynchronous lock is entered with `async with`
         pass
+    async with hf.shared("k") as shared:
+        await shared.complete("x", retain=60)  # 7: one of several cannot say that the work is done
 """
 
 

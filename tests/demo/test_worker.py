@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 from contextlib import asynccontextmanager
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from holdfast.errors import LockLost, NotAcquired, Unreachable
+from holdfast.closed import Closure
+from holdfast.errors import AlreadyDone, LimitReached, LockLost, NotAcquired, Unreachable
 from holdfast.fencing import MemoryGuard
 from holdfast_coordinator.demo import link
 from holdfast_coordinator.demo.messages import Message
@@ -31,6 +33,15 @@ SETTINGS = link.WorkerSettings("w1", "http://nowhere", "", False, 3.0, 0.0, 1)
 @dataclass
 class FakeGrant:
     fence: int
+    client: FakeClient
+
+    def fence_for(self) -> int:
+        return self.fence
+
+    async def complete(self, result: str, *, retain: float) -> None:
+        if self.client.complete_fault is not None:
+            raise self.client.complete_fault
+        self.client.completed.append((result, retain))
 
 
 class FakeClient:
@@ -39,6 +50,8 @@ class FakeClient:
     def __init__(self) -> None:
         self.fence = 6
         self.refusal: Exception | None = None
+        self.complete_fault: Exception | None = None
+        self.completed: list[tuple[str, float]] = []
         self._body: asyncio.Task[Any] | None = None
         self._lost = False
 
@@ -49,13 +62,17 @@ class FakeClient:
 
     @asynccontextmanager
     async def lock(self, key: str, *, wait: float) -> AsyncIterator[FakeGrant]:
-        assert (key, wait) == ("payments/1234/collect", 0)
+        assert wait == 0
         if self.refusal is not None:
             raise self.refusal
+        if key == "orders/p-1/collect":
+            yield FakeGrant(0, self)
+            return
+        assert key == "payments/1234/collect"
         self.fence += 1
         self._body = asyncio.current_task()
         try:
-            yield FakeGrant(self.fence)
+            yield FakeGrant(self.fence, self)
         except asyncio.CancelledError:
             if not self._lost or self._body is None:
                 raise
@@ -131,6 +148,39 @@ async def test_a_message_is_captured_and_acknowledged(stage: Stage) -> None:
     assert await stage.deliver() == {"op": "ack", "delivery": 7, "outcome": "captured"}
     assert stage.events == [{"op": "event", "kind": "granted", "delivery": 7, "fence": 7}]
     assert stage.books.recorded == {("p-1", "collect"): 1}
+
+
+async def test_what_was_captured_is_remembered_as_done(stage: Stage) -> None:
+    """With what it was about, for a day; a message of the same order is then answered by the cluster."""
+    await stage.deliver()
+    ((result, retain),) = stage.client.completed
+    assert json.loads(result) == {"customer": "1234", "amount": 500, "currency": "EUR"}
+    assert retain == 24 * 3600
+
+
+@pytest.mark.parametrize(("amount", "differences"), [(500, []), (501, ["amount"])])
+async def test_an_order_that_is_done_is_answered_and_not_worked_again(
+    stage: Stage, amount: int, differences: list[str]
+) -> None:
+    """No lock is held, the books are not asked; a message that asks for something else is told apart."""
+    result = json.dumps({"customer": "1234", "amount": amount, "currency": "EUR"})
+    closed = Closure("orders/p-1/collect", "done", 3, "completed", 60.0, result)
+    stage.client.refusal = AlreadyDone("done", closed=closed)
+    said = await stage.deliver()
+    assert said == {
+        "op": "ack",
+        "delivery": 7,
+        "outcome": "already_done",
+        "differences": differences,
+    }
+    assert stage.events == []
+    assert stage.books.recorded == {}
+
+
+async def test_a_result_that_cannot_be_remembered_costs_no_payment(stage: Stage) -> None:
+    """The write decides: it is in the books, so the message is done."""
+    stage.client.complete_fault = LimitReached("done_max")
+    assert await stage.deliver() == {"op": "ack", "delivery": 7, "outcome": "captured"}
 
 
 async def test_what_is_already_in_the_books_is_acknowledged_as_a_duplicate(stage: Stage) -> None:

@@ -5,7 +5,19 @@ from __future__ import annotations
 import click
 
 from holdfast._version import __version__
-from holdfast.cli import admin, files, journal, locking, nodes, reading, stores
+from holdfast.cli import (
+    admin,
+    explaining,
+    files,
+    histories,
+    journal,
+    locking,
+    nodes,
+    operating,
+    reading,
+    stores,
+    watching,
+)
 
 _HELP = """Distributed locks you can trust: hold one around a command, look at them, run the cluster.
 
@@ -13,6 +25,8 @@ _HELP = """Distributed locks you can trust: hold one around a command, look at t
   holdfast up                              start the nodes of cluster.yml on this machine
   holdfast lock -n nightly -- ./report.sh  run it unless somebody else does
   holdfast ls payments/                    who holds what
+  holdfast explain payments/1234           why somebody waits
+  holdfast history payments/1234           who held it, and how that ended
   holdfast capabilities redis://localhost  what a store can promise
   holdfast demo                            see a stale writer refused
 
@@ -51,7 +65,14 @@ for _command in (
     reading.status,
     reading.ls,
     reading.show,
+    reading.closed,
+    explaining.explain,
+    histories.history,
+    watching.watch,
+    operating.force,
+    operating.resolve,
     stores.capabilities,
     locking.lock,
+    locking.elect,
 ):
     command.add_command(_command)

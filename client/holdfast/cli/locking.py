@@ -10,8 +10,8 @@ import asyncio
 import os
 import signal
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
@@ -20,9 +20,10 @@ from holdfast import wire
 from holdfast.cli import exit_codes
 from holdfast.cli.child import SignalRelay, run_child
 from holdfast.cli.common import connect, default_owner, endpoints_option, report, say
+from holdfast.options import LockKeywords
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 TTL_SECONDS_DEFAULT: Final = 10.0
 GRACE_SECONDS_DEFAULT: Final = 5.0
@@ -42,6 +43,8 @@ class _Request:
     ttl: float
     grace: float
     owner: str
+    terms: LockKeywords = field(default_factory=LockKeywords)
+    """What else `client.lock` is told."""
 
 
 @click.command(
@@ -84,6 +87,29 @@ class _Request:
 @click.option(
     "--owner", metavar="TEXT", help="How others see the holder (host:process id by default)."
 )
+@click.option(
+    "--shared", is_flag=True, help="Share KEY with others who say --shared; exclusive ones wait."
+)
+@click.option(
+    "--holders",
+    type=click.IntRange(1, wire.LIMIT_MAX),
+    metavar="N",
+    help="At most N at once (a semaphore). Everybody has to say the same N; there is no fence.",
+)
+@click.option(
+    "--on-unclean",
+    type=click.Choice(["grant", "delay", "refuse"]),
+    help="If this holder dies: let the next one in (the default), after --delay, or nobody before somebody has looked.",
+)
+@click.option(
+    "--delay",
+    type=click.FloatRange(0.001, wire.DELAY_MS_MAX / 1000),
+    metavar="SEC",
+    help="How long KEY stays closed if this holder dies; says --on-unclean=delay as well.",
+)
+@click.option(
+    "--require-clean", is_flag=True, help="Fail if the last holder died, or was forced out."
+)
 @endpoints_option
 @click.argument("key")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
@@ -94,6 +120,11 @@ def lock(
     ttl: float,
     grace: float,
     owner: str | None,
+    shared: bool,
+    holders: int | None,
+    on_unclean: Literal["grant", "delay", "refuse"] | None,
+    delay: float | None,
+    require_clean: bool,
     endpoints: str,
     key: str,
     command: tuple[str, ...],
@@ -103,15 +134,16 @@ def lock(
     \b
       holdfast lock -n nightly-report -- ./report.sh
       holdfast lock -w 30 -E 99 payments/1234/collect -- python collect.py 1234
+      holdfast lock --holders 3 psp -- python reconcile.py
 
-    COMMAND runs in a process group of its own, with HOLDFAST_LOCK (the key), HOLDFAST_TOKEN (give it to whatever the
-    lock protects, which must refuse a lower one) and HOLDFAST_DEADLINE (until when the lock holds if it can not be
-    renewed any more: seconds on CLOCK_BOOTTIME, the first number of /proc/uptime). Signals are passed on to it;
-    while the lock is waited for, they end the waiting.
+    COMMAND runs in a process group of its own, with HOLDFAST_LOCK (the key), HOLDFAST_TOKEN (the number of the grant),
+    HOLDFAST_FENCE (give it to whatever the lock protects, which must refuse a lower one; not set with --holders) and
+    HOLDFAST_DEADLINE (until when the lock holds if it can not be renewed any more: seconds on CLOCK_BOOTTIME, the first number
+    of /proc/uptime). Signals are passed on to it; while the lock is waited for, they end the waiting.
 
     \b
     Exit codes: that of COMMAND, or 128+n if signal n killed it; and:
-      1 (or -E)  the key is held, or was for all of -w; COMMAND was not run
+      1 (or -E)  the key is held (or was for all of -w), closed, in doubt, or done already; COMMAND was not run
       2          wrong arguments        126/127  COMMAND cannot be executed / does not exist
       69         no node answered, or none could
       75         the lock was lost; COMMAND was stopped (SIGTERM, after --grace SIGKILL)
@@ -119,9 +151,22 @@ def lock(
     """
     if nonblock and wait is not None:
         raise click.UsageError("-n and -w exclude each other: -n does not wait at all")
-    arguments = command[1:] if command[0] == "--" else command
-    if not arguments:
-        raise click.UsageError("there is no command to run after --")
+    if delay is not None and on_unclean not in (None, "delay"):
+        raise click.UsageError("--delay belongs to --on-unclean=delay")
+    if on_unclean == "delay" and delay is None:
+        raise click.UsageError("--on-unclean=delay needs --delay SEC")
+    terms = LockKeywords()
+    if shared or holders is not None:
+        terms["mode"] = "shared"
+    if holders is not None:
+        terms["limit"] = holders
+    if delay is not None:
+        terms |= {"on_unclean": "delay", "delay": delay}
+    elif on_unclean is not None:
+        terms["on_unclean"] = on_unclean
+    if require_clean:
+        terms["require_clean"] = True
+    arguments = command_after_dashes(command)
     request = _Request(
         endpoints=endpoints,
         key=key,
@@ -131,8 +176,74 @@ def lock(
         ttl=ttl,
         grace=grace,
         owner=owner if owner is not None else default_owner(),
+        terms=terms,
     )
     raise click.exceptions.Exit(asyncio.run(_lock(request)))
+
+
+@click.command(
+    short_help="Run a command while being the leader.",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.option(
+    "-w", "--wait", type=click.FloatRange(min=0), metavar="SEC", help="Campaign at most this long."
+)
+@click.option(
+    "--ttl",
+    type=click.FloatRange(wire.TTL_MS_MIN / 1000, wire.TTL_MS_MAX / 1000),
+    default=TTL_SECONDS_DEFAULT,
+    show_default=True,
+    metavar="SEC",
+    help="How long others wait for a leader that died without a word.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=GRACE_SECONDS_DEFAULT,
+    show_default=True,
+    metavar="SEC",
+    help="When the leadership is lost: how long between SIGTERM and SIGKILL for the command.",
+)
+@click.option("--owner", metavar="TEXT", help="How others see the leader (host:process id).")
+@endpoints_option
+@click.argument("name")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
+def elect(
+    wait: float | None,
+    ttl: float,
+    grace: float,
+    owner: str | None,
+    endpoints: str,
+    name: str,
+    command: tuple[str, ...],
+) -> None:
+    """Campaign in the election NAME, run COMMAND as the leader, resign when it ends.
+
+    \b
+      holdfast elect scheduler -- python scheduler.py
+
+    The leader holds the key NAME. COMMAND has HOLDFAST_TOKEN and HOLDFAST_FENCE: the epoch, greater than that of every leader
+    before; whatever it writes to must refuse a lower one. Everything else is as in `holdfast lock`, exit codes included: 75 if
+    the leadership was lost and COMMAND was stopped. Run it in a loop to stand again.
+    """
+    request = _Request(
+        endpoints=endpoints,
+        key=name,
+        command=command_after_dashes(command),
+        wait=wait,
+        conflict_exit_code=exit_codes.CONFLICT,
+        ttl=ttl,
+        grace=grace,
+        owner=owner if owner is not None else default_owner(),
+    )
+    raise click.exceptions.Exit(asyncio.run(_lock(request)))
+
+
+def command_after_dashes(command: tuple[str, ...]) -> tuple[str, ...]:
+    arguments = command[1:] if command[0] == "--" else command
+    if not arguments:
+        raise click.UsageError("there is no command to run after --")
+    return arguments
 
 
 async def _lock(request: _Request) -> int:
@@ -155,10 +266,11 @@ async def _lock(request: _Request) -> int:
 async def _run_with_lock(request: _Request, relay: SignalRelay) -> int:
     """The exit code. Cancelled while it waits: the client withdraws the request, so that nothing is left in the queue."""
     ended: int | None = None
+    terms: LockKeywords = {**request.terms, "wait": request.wait}
     try:
         async with (
             connect(request.endpoints, ttl=request.ttl, owner=request.owner) as client,
-            client.lock(request.key, wait=request.wait) as grant,
+            lock_of(client)(request.key, **terms) as grant,
         ):
             ended = exit_codes.of_child(
                 await run_child(
@@ -186,10 +298,17 @@ async def _run_with_lock(request: _Request, relay: SignalRelay) -> int:
         return code if ended is None or isinstance(error, holdfast.LockLost) else ended
 
 
+def lock_of(client: holdfast.AsyncClient) -> Callable[..., holdfast.Lock[Any]]:
+    """`client.lock`, for keywords that are not known in advance."""
+    return client.lock
+
+
 def _environment(key: str, grant: holdfast.Grant) -> Mapping[str, str]:
     deadline = _boot_seconds() + grant.remaining()
+    fence = {} if grant.fence is None else {"HOLDFAST_FENCE": str(grant.fence)}
     return {
         **os.environ,
+        **fence,
         "HOLDFAST_LOCK": key,
         "HOLDFAST_TOKEN": str(grant.token),
         "HOLDFAST_DEADLINE": f"{deadline:.3f}",
@@ -202,6 +321,13 @@ def _boot_seconds() -> float:
 
 
 def _conflict(key: str, error: holdfast.NotAcquired) -> str:
+    if isinstance(error, holdfast.AlreadyDone):
+        return f"{error}: {error.result}"
+    if isinstance(error, holdfast.InDoubt):
+        token = "" if error.closed is None else f" --token {error.closed.token}"
+        return f"{error}. Look what it has done, then: holdfast resolve {key!r}{token} --reason ..."
+    if isinstance(error, holdfast.KeyClosed):
+        return str(error)
     if not error.holders:
         return f"{key!r} was not acquired: {error.code}"
     holder = error.holders[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.table import Table
@@ -20,6 +20,7 @@ from holdfast.cli.common import (
     run,
     say,
 )
+from holdfast.cli.sentences import lock_lines
 
 
 @click.command(short_help="How the cluster is: who leads, who answers, who lags.")
@@ -136,32 +137,69 @@ async def _list_locks(
 @endpoints_option
 @json_option
 def show(key: str, endpoints: str, as_json: bool) -> None:
-    """Show who holds KEY and who waits for it, in the order in which they will get it."""
+    """Show who holds KEY and who waits for it, in the order in which they will get it; why nobody gets it, if it is closed; and
+    what a holder noted about its work."""
     lock = run(_read_lock(endpoints, key))
     if as_json:
         print_json(lock.raw)
         return
-    if not lock.holders:
-        click.echo(f"{lock.key}: nobody holds it")
-    for holder in lock.holders:
-        who = _who(holder.owner, holder.session_ref)
-        left = f"for another {holder.remaining:.1f} s unless renewed"
-        click.echo(f"{lock.key}: held with token {holder.token} by {who}, {left}")
-    for place, waiter in enumerate(lock.waiters, start=1):
-        also = [other for other in waiter.keys if other != lock.key]
-        together = f", together with {', '.join(also)}" if also else ""
-        who = _who(waiter.owner, waiter.session_ref)
-        click.echo(f"  {place}. waits: {who}, for another {waiter.remaining_wait:.1f} s{together}")
-    more = lock.queue_length - len(lock.waiters)
-    if more > 0:
-        click.echo(f"  and {more} more")
-
-
-def _who(owner: str | None, session_ref: str | None) -> str:
-    session = f"session {session_ref or 'unknown'}"
-    return f"{owner} ({session})" if owner else session
+    for line in lock_lines(lock):
+        click.echo(line)
 
 
 async def _read_lock(endpoints: str, key: str) -> holdfast.LockInfo:
     async with connect(endpoints) as client:
         return await client.read_lock(key)
+
+
+@click.command(short_help="The keys that nobody holds and nobody gets.")
+@click.argument("prefix", default="")
+@click.option(
+    "--by",
+    type=click.Choice(["delay", "in_doubt", "done"]),
+    help="Only those that are closed for this reason.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, wire.LIST_LIMIT_MAX),
+    default=100,
+    show_default=True,
+    help="How many at most.",
+)
+@click.option("--after", metavar="KEY", help="Go on after this key (where the last list ended).")
+@endpoints_option
+@json_option
+def closed(
+    prefix: str,
+    by: Literal["delay", "in_doubt", "done"] | None,
+    limit: int,
+    after: str | None,
+    endpoints: str,
+    as_json: bool,
+) -> None:
+    """List the keys that begin with PREFIX and are closed: done, in doubt, or delayed after an unclean end."""
+    page = run(_closures(endpoints, prefix, by, limit, after))
+    if as_json:
+        print_json(page.raw)
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("KEY", "BY", "TOKEN", "ENDED", "LEFT", "RESULT"):
+        table.add_column(title, overflow="fold", justify="right" if title == "LEFT" else "left")
+    for each in page.closed:
+        left = "until resolved" if each.remaining is None else f"{each.remaining:.1f} s"
+        result = Text("-" if each.result is None else each.result)
+        table.add_row(Text(each.key), each.by, str(each.token), each.ended, left, result)
+    console().print(table)
+    if page.next is not None:
+        say(f"there are more: --after {page.next!r}")
+
+
+async def _closures(
+    endpoints: str,
+    prefix: str,
+    by: Literal["delay", "in_doubt", "done"] | None,
+    limit: int,
+    after: str | None,
+) -> holdfast.ClosedPage:
+    async with connect(endpoints) as client:
+        return await client.closures(prefix, by=by, limit=limit, after=after)

@@ -225,6 +225,7 @@ class Director:
             self.scene.workers[name].captured += 1
         else:
             self.scene.duplicates += 1
+            self.scene.already_done += outcome == "already_done"
             self.scene.conflicting += bool(request.get("differences"))
         self._recorded.add(delivery.message.order)
         self._look_at_frozen(name, delivery, outcome)

@@ -63,6 +63,11 @@ class Message:
         return (self.payment, self.action)
 
     @property
+    def order_key(self) -> str:
+        """Under which the cluster remembers that this order is done. Not the customer's: other orders of the customer are not."""
+        return f"orders/{self.payment}/{self.action}"
+
+    @property
     def lock_key(self) -> str:
         """Two orders of one customer and one action never run at the same time."""
         return f"payments/{self.customer}/{self.action}"

@@ -86,6 +86,8 @@ class Scene:
     granted: int = 0
     captured: int = 0
     duplicates: int = 0
+    already_done: int = 0
+    """Duplicates that the cluster answered from a done record, without a lock and without a look at the books."""
     stale_writes: int = 0
     found_held: int = 0
     lost: int = 0

@@ -67,6 +67,7 @@ def summarise(intake: Intake, scene: Scene, books: Books, rejected: Sequence[Mes
         "captured_more_than_once": len(twice),
         "not_captured": missing,
         "duplicates_ignored": scene.duplicates,
+        "answered_already_done": scene.already_done,
         "conflicting_duplicates": scene.conflicting,
         "refused_for_good": sum(scene.rejected.values()),
         "delivered_again": scene.redelivered,

@@ -86,7 +86,8 @@ class View:
 def _progress(scene: Scene) -> str:
     return (
         f"{scene.settled}/{scene.messages} messages settled, {scene.captured} captured, "
-        f"{scene.duplicates} duplicates ignored, {scene.stale_writes} stale writes refused"
+        f"{scene.duplicates} duplicates ignored ({scene.already_done} were done already), "
+        f"{scene.stale_writes} stale writes refused"
     )
 
 

@@ -1,4 +1,5 @@
-"""One worker of the demo, in a process of its own: take a message, lock, raise the floor, call the provider, capture, acknowledge.
+"""One worker of the demo, in a process of its own: take a message, lock, raise the floor, call the provider, capture, complete,
+acknowledge. An order that is done already is answered by the cluster, and not worked again.
 
 The rule: this is what a real worker looks like. It acknowledges what is done or refused for good, and gives everything else back
 to the queue: a held lock, a lost lock, a cluster without a leader. It does not know that somebody may stop it at its gate.
@@ -10,6 +11,7 @@ already in its write goes on: that is the write which only the fence can refuse.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import socket
 import sys
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import SQLAlchemyError
 
 import holdfast
-from holdfast.errors import HoldfastError, LockLost, NotAcquired
+from holdfast.errors import AlreadyDone, HoldfastError, LockLost, NotAcquired
 from holdfast.fencing import Stale
 from holdfast_coordinator.demo import link
 from holdfast_coordinator.demo.books import LEDGER_ACTIONS, FencedBooks, NaiveBooks
@@ -32,8 +34,14 @@ if TYPE_CHECKING:
     from holdfast_coordinator.demo.books import Books
     from holdfast_coordinator.demo.messages import Message
 
+DONE_SECONDS = 24 * 3600.0
+"""For as long as a queue may deliver a message again."""
+
 PROVIDER_SPREAD = (0.3, 1.7)
 """A provider's answer takes between these multiples of its mean."""
+
+_TERMS = ("customer", "amount", "currency")
+"""What two messages of one order ought to agree about."""
 
 
 class Worker:
@@ -72,17 +80,23 @@ class Worker:
         ack, nack = {"op": "ack", "delivery": delivery}, {"op": "nack", "delivery": delivery}
         fate = nack | {"reason": "lost"}
         try:
-            async with self._client.lock(message.lock_key, wait=0) as grant:
-                await self._report("granted", delivery, fence=grant.fence)
-                done = await asyncio.to_thread(self._books.begin, message, grant.fence)
-                if done:
-                    fate = ack | {"outcome": "duplicate"}
-                else:
-                    await self._call_provider(message)
-                    write = asyncio.create_task(
-                        asyncio.to_thread(self._write, delivery, message, grant.fence)
-                    )
-                    await asyncio.shield(write)
+            async with self._client.lock(message.order_key, wait=0) as order:
+                async with self._client.lock(message.lock_key, wait=0) as grant:
+                    fence = grant.fence_for()
+                    await self._report("granted", delivery, fence=fence)
+                    done = await asyncio.to_thread(self._books.begin, message, fence)
+                    if done:
+                        fate = ack | {"outcome": "duplicate"}
+                    else:
+                        await self._call_provider(message)
+                        write = asyncio.create_task(
+                            asyncio.to_thread(self._write, delivery, message, fence)
+                        )
+                        await asyncio.shield(write)
+                if write is not None:
+                    await order.complete(_result(message), retain=DONE_SECONDS)
+        except AlreadyDone as known:
+            return ack | {"outcome": "already_done", "differences": _differences(message, known)}
         except NotAcquired:
             return nack | {"reason": "held"}
         except Stale as stale:
@@ -133,6 +147,17 @@ class Worker:
     async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
         await link.send(self._writer, body)
         return await link.receive(self._reader)
+
+
+def _result(message: Message) -> str:
+    """What the cluster is told to remember of an order."""
+    return json.dumps({name: getattr(message, name) for name in _TERMS})
+
+
+def _differences(message: Message, done: AlreadyDone) -> list[str]:
+    """In what this message differs from the one that was worked."""
+    known = json.loads(done.result)
+    return [name for name in _TERMS if known.get(name) != getattr(message, name)]
 
 
 async def work(link_socket: socket.socket, gate_socket: socket.socket) -> None:

@@ -1,0 +1,186 @@
+"""Checkpoints, done records, and holds that an operator ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+import holdfast
+from holdfast.errors import LossCode
+
+RENEW, RELEASE = "sessions/renew", "locks/release"
+COMPLETE, CHECKPOINT = "locks/complete", "locks/checkpoint"
+
+
+def answers(step: Any, body: dict[str, Any], **more: Any) -> Any:
+    return step(raw=web.json_response(body), **more)
+
+
+def not_held(step: Any, ended: str) -> Any:
+    return step(refuse="not_held", extra={"ended": ended})
+
+
+async def test_a_holder_notes_how_far_it_has_come(kit: Any, step: Any) -> None:
+    """With its token; a lost answer is asked for again, as the same request."""
+    kit.cluster.script(
+        CHECKPOINT,
+        step(refuse="unknown_outcome"),
+        answers(step, {"written": True}),
+    )
+    async with kit.client().lock("k") as grant:
+        await grant.checkpoint("psp_called")
+        first, second = kit.cluster.calls(CHECKPOINT)
+        assert first.body == second.body
+        assert (first.body["token"], first.body["value"]) == (grant.token, "psp_called")
+
+
+async def test_the_next_holder_reads_it_in_its_grant(kit: Any, step: Any) -> None:
+    """Of one key and of several; None where nobody noted anything."""
+    note = {"token": 7, "value": "psp_called"}
+    client = kit.client()
+    kit.cluster.script("locks/acquire", step(extra={"checkpoint": note}))
+    async with client.lock("k") as grant:
+        assert grant.previous_checkpoint == holdfast.Checkpoint(7, "psp_called")
+        assert grant.checkpoint_of("k") == holdfast.Checkpoint(7, "psp_called")
+    kit.cluster.script("locks/acquire", step(extra={"checkpoint": {"a": None, "b": note}}))
+    async with client.lock(["a", "b"]) as grant:
+        assert grant.checkpoint_of("a") is None
+        assert grant.previous_checkpoint == holdfast.Checkpoint(7, "psp_called")
+        with pytest.raises(KeyError):
+            grant.checkpoint_of("c")
+
+
+async def test_completing_ends_the_hold_and_leaving_is_clean(kit: Any, step: Any) -> None:
+    """No release is sent after it, nothing is lost, and the key may be asked for again."""
+    kit.cluster.script(COMPLETE, answers(step, {"completed": True, "remaining_ms": 60_000}))
+    client = kit.client()
+    async with client.lock("k") as grant:
+        await grant.complete("psp-77", retain=60)
+        assert grant.remaining() == 0.0
+        assert not grant.is_lost
+    body = kit.cluster.calls(COMPLETE)[0].body
+    assert (body["token"], body["result"], body["retain_ms"]) == (grant.token, "psp-77", 60_000)
+    assert kit.cluster.calls(RELEASE) == []
+    kit.cluster.holds.clear()
+    async with client.lock("k"):
+        pass
+
+
+async def test_a_complete_that_is_refused_leaves_the_hold(kit: Any, step: Any) -> None:
+    """The cluster can remember no more: the holder goes on, and releases as ever."""
+    kit.cluster.script(COMPLETE, step(refuse="limit_reached", extra={"limit": "done_max"}))
+    async with kit.client().lock("k") as grant:
+        with pytest.raises(holdfast.LimitReached):
+            await grant.complete("psp-77", retain=60)
+        assert grant.remaining() > 0
+    assert len(kit.cluster.calls(RELEASE)) == 1
+
+
+async def test_an_unknown_complete_may_be_asked_again(kit: Any, step: Any) -> None:
+    """Its outcome is not taken for a refusal, and asking again with the same result is answered."""
+    client = kit.client(timeout=1.0)
+    async with client.lock("k") as grant:
+        kit.cluster.script(COMPLETE, *[step(refuse="unknown_outcome")] * 500)
+        asking = asyncio.create_task(grant.complete("psp-77", retain=60))
+        await kit.drive(asking.done)
+        with pytest.raises(holdfast.UnknownOutcome):
+            await asking
+        assert grant.remaining() > 0
+        kit.cluster._steps[COMPLETE].clear()
+        kit.cluster.script(COMPLETE, answers(step, {"completed": True, "remaining_ms": 1}))
+        await grant.complete("psp-77", retain=60)
+
+
+@pytest.mark.parametrize("call", [CHECKPOINT, COMPLETE])
+async def test_a_stale_token_can_do_nothing_but_be_told_so(kit: Any, step: Any, call: str) -> None:
+    """`not_held` from the cluster: the lock is lost here and now, not when the lease would have told."""
+    kit.cluster.script(call, not_held(step, "expired"))
+    with pytest.raises(holdfast.LockLost) as lost:  # noqa: PT012 - raised when the block is left
+        async with kit.client().lock("k") as grant:
+            if call == CHECKPOINT:
+                await grant.checkpoint("late")
+            else:
+                await grant.complete("late", retain=60)
+    assert lost.value.code == LossCode.SESSION_ENDED
+
+
+async def test_values_that_cannot_be_kept_are_refused_at_once(kit: Any) -> None:
+    """Before anything is sent, and the hold goes on."""
+    async with kit.client().lock("k") as grant:
+        with pytest.raises(TypeError):
+            await grant.complete(b"bytes", retain=60)
+        with pytest.raises(TypeError):
+            await grant.checkpoint(77)
+        for retain in (0.5, 31 * 24 * 3600.0, float("nan")):
+            with pytest.raises(ValueError, match="retain"):
+                await grant.complete("x", retain=retain)
+        assert grant.remaining() > 0
+    assert kit.cluster.calls(COMPLETE) == kit.cluster.calls(CHECKPOINT) == []
+
+
+async def test_a_hold_that_an_operator_ended_is_lost_with_the_next_renewal(
+    kit: Any, step: Any, eventually: Any
+) -> None:
+    """Its body is cancelled, `on_lost` called, and its token released, which tells the cluster that we know; the session and its
+    other locks go on."""
+    told: list[Any] = []
+    client = kit.client(ttl=9.0)
+    async with client.lock("other") as other:
+        with pytest.raises(holdfast.LockLost) as lost:  # noqa: PT012 - raised when the block is left
+            async with client.lock("k", on_lost=told.append) as grant:
+                kit.cluster.script(RENEW, step(extra={"forced": [grant.token]}))
+                kit.clock.advance(3.1)
+                await asyncio.get_running_loop().create_future()
+        assert lost.value.code == LossCode.FORCED
+        assert "operator" in lost.value.reason
+        await eventually(lambda: told == [grant])
+        await eventually(lambda: len(kit.cluster.calls(RELEASE)) == 1)
+        assert kit.cluster.calls(RELEASE)[0].body["token"] == grant.token
+        assert other.remaining() > 0
+
+
+async def test_a_forced_token_that_nobody_knows_is_acknowledged_too(
+    kit: Any, step: Any, eventually: Any
+) -> None:
+    """Else the cluster would tell it for ever."""
+    client = kit.client(ttl=9.0)
+    async with client.lock("k"):
+        kit.cluster.script(RENEW, step(extra={"forced": [999]}))
+        kit.clock.advance(3.1)
+        await eventually(lambda: len(kit.cluster.calls(RELEASE)) == 1)
+        assert kit.cluster.calls(RELEASE)[0].body["token"] == 999
+
+
+def test_the_blocking_face_does_the_same(threaded_cluster: Any, step: Any) -> None:
+    """`checkpoint` and `complete` wait, and leaving the block afterwards is clean."""
+    cluster = threaded_cluster
+    cluster.script(CHECKPOINT, answers(step, {"written": True}))
+    cluster.script(COMPLETE, answers(step, {"completed": True, "remaining_ms": 1}))
+    with holdfast.connect_sync(cluster.urls) as client, client.lock("k") as grant:
+        grant.checkpoint("psp_called")
+        grant.complete("psp-77", retain=60)
+        assert not grant.is_lost
+    assert cluster.calls(RELEASE) == []
+    assert cluster.calls("locks/acquire")[0].body["context"] == "thread 1"
+
+
+async def test_force_names_the_hold_that_it_means(kit: Any, step: Any) -> None:
+    """Without a token the holder is looked up first: a repeat after a lost answer must never strike the next one."""
+    token = kit.cluster.take("k")
+    kit.cluster.script(
+        "locks/force-release",
+        step(refuse="unknown_outcome"),
+        answers(step, {"released": [token], "floor": 9}),
+    )
+    client = kit.client()
+    forced = await client.force_release("k", reason="hung", operator="olga")
+    assert forced == holdfast.Forced((token,), 9)
+    bodies = [each.body for each in kit.cluster.calls("locks/force-release")]
+    assert bodies[0] == bodies[1]
+    assert bodies[0] == {"key": "k", "token": token, "reason": "hung", "operator": "olga"}
+    with pytest.raises(holdfast.Refused) as refused:
+        await client.force_release("free", reason="hung", operator="olga")
+    assert refused.value.code == "not_held"
