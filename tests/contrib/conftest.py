@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import django
 import pytest
@@ -13,6 +15,20 @@ from django.conf import settings
 import holdfast
 from holdfast.clock import BootClock
 from holdfast.stores.memory import shared_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module", autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A Celery worker takes over the root logger; whoever is tested next listens to its own."""
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
+    yield
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+
 
 settings.configure(INSTALLED_APPS=[], DATABASES={}, USE_I18N=False)
 django.setup()
