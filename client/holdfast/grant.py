@@ -48,6 +48,7 @@ class Grant:
         "_hooks",
         "_lease",
         "_lost",
+        "_notes",
         "_pid",
         "_state",
         "checkpoint_by_key",
@@ -103,6 +104,7 @@ class Grant:
         self._cancel_bodies: list[Callable[[], object]] = []
         self._entries = 1  # blocks that are inside; more than one where a lock is re-entered
         self._pid = os.getpid()
+        self._notes = 0  # checkpoints of this hold
 
     @property
     def fence(self) -> int | None:

@@ -37,7 +37,8 @@ class Work:
     async def checkpoint(self, grant: Grant, value: str) -> None:
         """See `AsyncGrant.checkpoint`."""
         check_text("a checkpoint", value)
-        await self._call(grant, "checkpoint", {"value": value})
+        grant._notes += 1
+        await self._call(grant, "checkpoint", {"value": value, "number": grant._notes})
 
     async def complete(self, grant: Grant, result: str, retain: float) -> None:
         """See `AsyncGrant.complete`."""
@@ -97,10 +98,9 @@ class AsyncGrant(Grant):
         """Note how far the work has come: up to 4,096 bytes of text that the next holder finds as `previous_checkpoint`, should
         this hold end uncleanly. A clean end (released, completed) deletes it.
 
-        Once this returns, a majority of the cluster has it on disk. A note replaces the one before. If an attempt was repeated
-        because a node stayed silent, that node may still take the older request later, and an older note of THIS hold stands
-        again; never one of an earlier hold. So note steps that are harmless to do again. Raises `LockLost` if the hold is over,
-        `LimitReached`, `Refused`, `Unreachable`, `UnknownOutcome` (call it again), `TypeError`, `ValueError`.
+        Once this returns, a majority of the cluster has it on disk. A note replaces the one before; notes are numbered, so that a
+        request that a silent node takes late changes nothing. Raises `LockLost` if the hold is over, `LimitReached`, `Refused`,
+        `Unreachable`, `UnknownOutcome` (call it again), `TypeError`, `ValueError`.
         """
         await self._work.checkpoint(self, value)
 

@@ -139,6 +139,7 @@ REFUSED: list[tuple[str, Operation]] = [
     ("limit_reached", Complete("a", 10, "", 1_000)),
     ("limit_reached", Complete("a", 1, "twelve bytes", 1_000)),
     ("bad_request", Checkpoint("a", 1, "x" * 5_000)),
+    ("bad_request", Checkpoint("a", 1, "", 0)),
     ("not_held", Checkpoint("b", 1, "")),
     ("conflict", Checkpoint("a", 3, "")),
     ("limit_reached", Checkpoint("a", 10, "")),

@@ -97,7 +97,8 @@ def read_operation(words: list[str]) -> Operation:
             retain_ms = int(named["retain"])
             return Complete(plain[0], int(named["token"]), named["result"], retain_ms)
         case "checkpoint":
-            return Checkpoint(plain[0], int(named["token"]), named["value"])
+            number = int(named["number"]) if "number" in named else None
+            return Checkpoint(plain[0], int(named["token"]), named["value"], number)
         case "force":
             token = int(named["token"]) if "token" in named else None
             return ForceRelease(plain[0], token, named["why"], named["by"])

@@ -67,6 +67,7 @@ class CheckpointBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     session: str
     token: int
     value: str
+    number: int | None = None
 
 
 class ForceReleaseBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -168,7 +168,9 @@ def complete(body: bodies.CompleteBody) -> Complete:
 
 def checkpoint(body: bodies.CheckpointBody) -> Checkpoint:
     value = fields.payload("value", body.value, wire.CHECKPOINT_BYTES_MAX)
-    return Checkpoint(fields.session(body.session), fields.token(body.token), value)
+    if body.number is not None:
+        fields.in_range("number", body.number, 1, wire.INTEGER_MAX)
+    return Checkpoint(fields.session(body.session), fields.token(body.token), value, body.number)
 
 
 def cancel(body: bodies.CancelBody) -> Cancel:

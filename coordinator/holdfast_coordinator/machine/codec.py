@@ -87,8 +87,8 @@ def encode_operation(operation: Operation) -> list[Any]:
             return [RELEASE, session, token]
         case Complete(session, token, result, retain_ms):
             return [COMPLETE, session, token, result, retain_ms]
-        case Checkpoint(session, token, value):
-            return [CHECKPOINT, session, token, value]
+        case Checkpoint(session, token, value, number):
+            return [CHECKPOINT, session, token, value, number]
         case ForceRelease(key, token, reason, operator):
             return [FORCE_RELEASE, key, token, reason, operator]
         case Resolve(key, token, reason, operator):
@@ -210,8 +210,10 @@ def _decode_complete(session: object, token: object, result: object, retain_ms: 
     return Complete(_text(session), _integer(token), _text(result), _integer(retain_ms))
 
 
-def _decode_checkpoint(session: object, token: object, value: object) -> Checkpoint:
-    return Checkpoint(_text(session), _integer(token), _text(value))
+def _decode_checkpoint(
+    session: object, token: object, value: object, number: object = None
+) -> Checkpoint:
+    return Checkpoint(_text(session), _integer(token), _text(value), _integer_or_none(number))
 
 
 def _decode_force(key: object, token: object, reason: object, operator: object) -> ForceRelease:

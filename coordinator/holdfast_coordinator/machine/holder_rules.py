@@ -47,17 +47,29 @@ def checkpoint(state: State, origin: Origin, operation: Checkpoint, out: Out) ->
     refusal = check_checkpoint(operation)
     if refusal is None:
         refusal = _ended_before(state, operation) if hold is None else _not_exclusive(hold)
+    if refusal is None and hold is not None and _is_late(state, hold, operation.number):
+        out.append((origin, Checkpointed(hold.token)))
+        return
     if refusal is None and hold is not None:
         refusal = _no_room_for_note(state, hold, operation.value)
     if refusal is not None or hold is None:
         out.append((origin, refusal or not_held(None)))
         return
-    note = Note(hold.token, operation.value)
+    note = Note(hold.token, operation.value, operation.number or 0)
     for key in hold.keys:
         drop_checkpoint(state, key)
         state.checkpoints[key] = note
         state.tally.checkpoint_bytes += len(note.value.encode())
     out.append((origin, Checkpointed(hold.token)))
+
+
+def _is_late(state: State, hold: Hold, number: int | None) -> bool:
+    """Time 0: note 1 is sent to a node that stays silent. Time 1: it is sent again through another, and note 2 after it. Time 2:
+    the silent node takes note 1; it must not stand again."""
+    note = state.checkpoints.get(hold.keys[0])
+    return (
+        note is not None and note.token == hold.token and (number or note.number + 1) <= note.number
+    )
 
 
 def _hold_of(state: State, session: str, token: int) -> Hold | None:

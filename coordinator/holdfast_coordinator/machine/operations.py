@@ -96,11 +96,13 @@ class Complete:
 
 @value
 class Checkpoint:
-    """The holder notes how far it has come. The note stays with the keys until a hold of theirs ends cleanly."""
+    """The holder notes how far it has come. The note stays with the keys until a hold of theirs ends cleanly. `number` counts the
+    notes of one hold: one that does not rise above the last is late, and changes nothing."""
 
     session: str
     token: int
     value: str
+    number: int | None = None
 
 
 @value

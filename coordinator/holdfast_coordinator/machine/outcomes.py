@@ -28,10 +28,11 @@ class Previous:
 
 @value
 class Note:
-    """The checkpoint of a key, and the hold that wrote it."""
+    """The checkpoint of a key, the hold that wrote it, and which of its notes it was (0: it did not say)."""
 
     token: int
     value: str
+    number: int = 0
 
 
 @value

@@ -84,7 +84,7 @@ def encode_state(state: State) -> bytes:
             ],
             [[name, history.ended_sessions[name]] for name in history.ended_order],
             [_encode_closure(closure) for closure in state.closures.values()],
-            [[key, note.token, note.value] for key, note in state.checkpoints.items()],
+            [[key, *_encode_note(note)] for key, note in state.checkpoints.items()],
             trail.blocks,
             trail.open,
         ]
@@ -232,9 +232,9 @@ def _read_closure(state: State, *fields: Any) -> None:
     link_closure(state, Closure(*fields))
 
 
-def _read_checkpoint(state: State, key: str, token: int, value: str) -> None:
-    state.checkpoints[key] = Note(token, value)
-    state.tally.checkpoint_bytes += len(value.encode())
+def _read_checkpoint(state: State, key: str, *fields: Any) -> None:
+    note = state.checkpoints[key] = Note(*fields)
+    state.tally.checkpoint_bytes += len(note.value.encode())
 
 
 def _read_block(state: State, *fields: Any) -> None:
@@ -360,8 +360,12 @@ def _encode_request(request: Request) -> list[Any]:
         None if refused is None else _encode_refused(refused),
         [None if before is None else _encode_previous(before) for before in request.previous],
         request.previous_horizon,
-        [None if note is None else [note.token, note.value] for note in request.checkpoints],
+        [None if note is None else _encode_note(note) for note in request.checkpoints],
     ]
+
+
+def _encode_note(note: Note) -> list[Any]:
+    return [note.token, note.value, note.number]
 
 
 def _encode_fingerprint(fingerprint: Fingerprint) -> list[Any]:

@@ -88,6 +88,9 @@ def check_complete(operation: Complete) -> Refused | None:
 
 
 def check_checkpoint(operation: Checkpoint) -> Refused | None:
+    number = operation.number
+    if number is not None and not 1 <= number <= wire.INTEGER_MAX:
+        return bad_request("number", f"1 to {wire.INTEGER_MAX}, not {number}")
     return _check_value("value", operation.value, wire.CHECKPOINT_BYTES_MAX)
 
 

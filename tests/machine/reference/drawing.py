@@ -181,7 +181,7 @@ def _aimed_at(request: ModelRequest, act: str, pick: int) -> Operation:
         case "complete" | "complete again":
             return Complete(session, token, VALUES[pick % 4], RETAINED[pick % 2])
         case "checkpoint" | "checkpoint stale":
-            return Checkpoint(session, token, VALUES[pick % 4])
+            return Checkpoint(session, token, VALUES[pick % 4], (None, 1, 2, 3)[pick // 4 % 4])
         case "force one" | "force again":
             key = key if pick % 5 else KEYS[pick % 4]
             return ForceRelease(key, token, "hung", "olga")
@@ -235,7 +235,7 @@ _invented: st.SearchStrategy[Operation | Aimed] = st.one_of(
     ),
     st.builds(Release, _anybody, _tokens),
     st.builds(Complete, _anybody, _tokens, _values, st.sampled_from(RETAINED)),
-    st.builds(Checkpoint, _anybody, _tokens, _values),
+    st.builds(Checkpoint, _anybody, _tokens, _values, st.none() | st.integers(1, 3)),
     st.builds(
         ForceRelease,
         st.sampled_from(KEYS),

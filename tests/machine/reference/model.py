@@ -261,7 +261,11 @@ class Model(Table):
             return refused("not_held", self.ending(op.session, op.token))
         if request.terms.mode != "exclusive":
             return refused("conflict")
-        after = {**self.notes, **dict.fromkeys(request.keys, Note(op.token, op.value))}
+        last = self.notes.get(request.keys[0])
+        if last and last.token == op.token and op.number and op.number <= last.number:
+            return Checkpointed(op.token)
+        note = Note(op.token, op.value, op.number or 0)
+        after = {**self.notes, **dict.fromkeys(request.keys, note)}
         if len(after) > self.limits.checkpoints_max:
             return refused("limit_reached", limit="checkpoints_max")
         if sum(len(n.value.encode()) for n in after.values()) > self.limits.checkpoint_bytes_max:
