@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     replay.add_argument("seed", type=int)
     replay.add_argument("--mutant", help="with this mutant of the scoreboard")
     replay.add_argument(
-        "--out", type=Path, help="write trace.txt and history.jsonl into this folder"
+        "--out", type=Path, help="write report.html, trace.txt and history.jsonl here"
     )
     board = commands.add_parser("scoreboard", help="let the harness find every mutant")
     board.add_argument("--seeds", type=int, default=200, help="give up on a mutant after so many")
@@ -133,6 +133,7 @@ def _sentence(outcome: Outcome) -> str:
 
 
 def _replay(options: argparse.Namespace) -> int:
+    from holdfast_jepsen.report.page import page
     from holdfast_jepsen.scoreboard import mutants
     from holdfast_jepsen.sim.run import run
 
@@ -157,7 +158,10 @@ def _replay(options: argparse.Namespace) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "trace.txt").write_text("".join(outcome.trace or []))
         (options.out / "history.jsonl").write_text(outcome.history.to_json_lines())
-        print(f"written: {options.out}/trace.txt, {options.out}/history.jsonl")
+        command = f"python -m holdfast_jepsen replay {options.seed} --fault-seconds {options.fault_seconds}"
+        command += f" --mutant {options.mutant}" if options.mutant else ""
+        (options.out / "report.html").write_text(page(outcome, command), encoding="utf-8")
+        print(f"written: {options.out}: report.html, trace.txt, history.jsonl")
     for reason in outcome.reasons:
         print(f"  {reason}")
     print(outcome.verdict)

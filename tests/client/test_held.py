@@ -35,6 +35,10 @@ async def test_a_holder_notes_how_far_it_has_come(kit: Any, step: Any) -> None:
         first, second = kit.cluster.calls(CHECKPOINT)
         assert first.body == second.body
         assert (first.body["token"], first.body["value"]) == (grant.token, "psp_called")
+        assert first.body["number"] == 1
+        kit.cluster.script(CHECKPOINT, answers(step, {"written": True}))
+        await grant.checkpoint("psp_answered")
+        assert kit.cluster.calls(CHECKPOINT)[-1].body["number"] == 2
 
 
 async def test_the_next_holder_reads_it_in_its_grant(kit: Any, step: Any) -> None:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable, Iterator
 
+    from holdfast_jepsen.history.history import Operation
+
 
 QUIET = 2 * SECOND
 """Before the first fault: a leader is elected and clients have begun."""
@@ -78,6 +80,8 @@ class Outcome:
     plan: list[plans.Fault]
     trace_hash: str
     history: History
+    culprits: tuple[Operation, ...] = ()
+    """What no order could place, over all keys."""
     trace: list[str] | None = field(default=None, repr=False)
 
 
@@ -171,9 +175,11 @@ def _judge(
     found += orders.beliefs(history)
     found += story.check(history, cluster.story)
     doubts = []
+    culprits: list[Operation] = []
     for verdict in linearizability.check(history):
         if verdict.answer == "illegal":
             found.append(f"key {verdict.key}: {verdict.why}")
+            culprits += verdict.culprits
         elif verdict.answer == "unknown":
             doubts.append(f"key {verdict.key}: {verdict.why}")
     if last is not None and not last.is_spoken:
@@ -197,6 +203,7 @@ def _judge(
         plan=plan,
         trace_hash=world.trace_hash,
         history=history,
+        culprits=tuple(culprits),
         trace=world.trace,
     )
 

@@ -1,0 +1,1 @@
+"""What a run looked like, as one HTML file."""
