@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 EXIT_CODES: Final = {"valid": 0, "invalid": 1, "unknown": 2}
 LINE_SECONDS = 2.0
 """Between progress lines where nobody watches."""
+REPORTS_MAX: Final = 20
+"""Of one `sim`: a broken build makes every seed invalid, and one page is a few hundred kilobytes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sim.add_argument(
         "--keep-going", action="store_true", help="do not stop at the first invalid seed"
     )
+    sim.add_argument("--reports", type=Path, help="write a page for each invalid seed here")
     replay = commands.add_parser("replay", help="run one seed and tell its story")
     replay.add_argument("seed", type=int)
     replay.add_argument("--mutant", help="with this mutant of the scoreboard")
@@ -73,6 +76,8 @@ def _sim(options: argparse.Namespace) -> int:
         if outcome.verdict != "valid":
             _end_line()
             print(_sentence(outcome))
+        if outcome.verdict == "invalid" and options.reports and seen["invalid"] <= REPORTS_MAX:
+            _report(outcome.seed, options)
         if elapsed - last_line >= (0.2 if sys.stdout.isatty() else LINE_SECONDS):
             last_line = elapsed
             _progress(sum(seen.values()), options.seeds, virtual, elapsed, seen)
@@ -92,6 +97,17 @@ def _sim(options: argparse.Namespace) -> int:
         f"({rate}): " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(seen.items()))
     )
     return worst
+
+
+def _report(seed: int, options: argparse.Namespace) -> None:
+    """The seed runs again: outcomes of many seeds come without their history."""
+    from holdfast_jepsen.report.page import page
+    from holdfast_jepsen.sim.run import run
+
+    command = f"python -m holdfast_jepsen replay {seed} --fault-seconds {options.fault_seconds}"
+    options.reports.mkdir(parents=True, exist_ok=True)
+    text = page(run(seed, fault_seconds=options.fault_seconds), command)
+    (options.reports / f"seed-{seed}.html").write_text(text, encoding="utf-8")
 
 
 def _outcomes(options: argparse.Namespace) -> Iterator[Outcome]:
