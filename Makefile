@@ -11,9 +11,11 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # What `make demo MESSAGES=file.csv` and `make test ARGS="-k waiter"` pass on.
 MESSAGES ?=
 ARGS ?=
+# How long `make torture` goes on; it may be left overnight.
+TORTURE_MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench kill conformance clean
+.PHONY: help setup demo test check format bench kill torture conformance clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +43,7 @@ format: $(VENV)/.ready-to-develop ## let ruff lay out the code and mend what it 
 bench: $(VENV)/.ready-to-develop ## lock cycles per second, memory per lock, the log alone, and the other stores; fsync on
 	$(BIN)/python bench/locks.py
 	$(BIN)/python bench/engine.py
+	$(BIN)/python bench/machine.py
 	$(BIN)/python bench/stores.py
 
 conformance: $(VENV)/.ready-to-develop ## one suite on memory, SQLite, PostgreSQL, Redis and a cluster; prints the table
@@ -48,6 +51,10 @@ conformance: $(VENV)/.ready-to-develop ## one suite on memory, SQLite, PostgreSQ
 
 kill: $(VENV)/.ready-to-develop ## kill -9 of nodes under load, 200 times (ARGS="--all --compaction --minutes 10")
 	$(BIN)/python tools/kill_loop.py $(ARGS)
+
+torture: $(VENV)/.ready-to-develop ## simulate new seeds on two cores for TORTURE_MINUTES; reports of what is invalid go to torture/
+	$(BIN)/python -m holdfast_jepsen sim --seeds 100000000 --minutes $(TORTURE_MINUTES) --jobs 2 \
+	  --start $$(date +%s) --keep-going --reports torture
 
 clean: ## remove what the tools leave behind (.venv and data stay)
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist

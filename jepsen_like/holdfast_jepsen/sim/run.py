@@ -45,7 +45,7 @@ SETTLE = 3 * SECOND
 LAST_WORD = 12 * SECOND
 ENTRY_BYTES_MAX = 512 * 1024
 ANSWERED_MIN = 1
-"""Definite answers before the first fault; fewer, and the run says nothing."""
+"""Definite answers before, during and after the faults; fewer, and the run says nothing."""
 
 
 @dataclass(slots=True)
@@ -188,6 +188,11 @@ def _judge(
         )
     if phases[0] < ANSWERED_MIN:
         doubts.append(f"only {phases[0]} answers before the first fault")
+    if len(phases) > 2:
+        for name, before, after in (("during", 0, 1), ("after", 1, 2)):
+            answers = phases[after] - phases[before]
+            if answers < ANSWERED_MIN:
+                doubts.append(f"only {answers} answers {name} the faults")
     if plan and not nemesis.fired:
         doubts.append("no fault fired")
     return Outcome(
