@@ -6,6 +6,7 @@
     burst COUNT +A +B ...       so many entries with nothing but these elapsed times, in turn
     show KEY                    who holds it, who waits, what closes it, what was noted
     trail [after=REVISION]      what happened
+    quota prefix=P|owner=O ...  before anything else: what this tenant may use (sessions=, holds=, waiters=)
 
 An operation begins with its node: `n1` is the next sequence of the node's present boot, `n1/2` begins or goes on in boot 2,
 `n1/1#7` is exactly that. Answers name their origin the same way. In every story each entry also passes through the codec, the
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +35,7 @@ from holdfast_coordinator.machine import (
     Complete,
     Entry,
     ForceRelease,
+    Limits,
     Machine,
     Malformed,
     Note,
@@ -41,6 +44,7 @@ from holdfast_coordinator.machine import (
     Origin,
     Outcome,
     Previous,
+    Quota,
     Record,
     Refused,
     Release,
@@ -150,6 +154,7 @@ def write_outcome(outcome: Outcome) -> str:
         words = [f"refused {outcome.code}"]
         words += [f"ended={outcome.ended}"] if outcome.ended else []
         words += [f"field={outcome.field}"] if outcome.field else []
+        words += [f"limit={outcome.limit}"] if outcome.limit else []
         words += [f"holders={','.join(str(h.token) for h in outcome.holders)}"] * bool(
             outcome.holders
         )
@@ -182,6 +187,7 @@ def write_record(record: Record) -> str:
 
 class Player:
     def __init__(self) -> None:
+        self.limits = Limits()
         self.machine = Machine()
         self.shadow = Machine()
         self.term = 1
@@ -206,7 +212,7 @@ class Player:
         return [f"{write_origin(origin)} {write_outcome(outcome)}" for origin, outcome in outcomes]
 
     def play(self, lines: list[str]) -> list[str]:
-        self.shadow = Machine.restore(self.machine.snapshot())
+        self.shadow = Machine.restore(self.machine.snapshot(), self.limits)
         answers: list[str] = []
         commands = [line for line in lines if not line.startswith("#")]
         while commands:
@@ -234,12 +240,24 @@ class Player:
                 return self.burst([every] * whole + [part] * bool(part))
             case "burst":
                 return self.burst([elapsed[n % len(elapsed)] for n in range(int(rest[0]))])
+            case "quota":
+                self.set_quota(dict(word.split("=", 1) for word in rest))
+                return []
             case "show":
                 return [self.show(rest[0])]
             case "trail":
                 after = int(rest[0].removeprefix("after=")) if rest else 0
                 return [write_record(each) for each in self.machine.trail.read(after, 1_000)]
         raise ValueError(f"no such command: {words}")
+
+    def set_quota(self, words: dict[str, str]) -> None:
+        counts = {
+            name: int(words[name]) for name in ("sessions", "holds", "waiters") if name in words
+        }
+        quota = Quota(words.get("prefix"), words.get("owner"), **counts)
+        assert self.machine.cluster_time_ms == self.machine.last_token == 0, "quotas come first"
+        self.limits = replace(self.limits, quotas=(*self.limits.quotas, quota))
+        self.machine, self.shadow = Machine(self.limits), Machine(self.limits)
 
     def burst(self, elapsed: list[int]) -> list[str]:
         answers = []
