@@ -110,7 +110,6 @@ class Core:
             if self.is_stopped:
                 return True
             self.is_stopped = True
-        _cores.discard(self)
         try:
             self._loop.call_soon_threadsafe(self._begin_end)
         except RuntimeError:  # the loop ended by itself, and has told all who waited
@@ -184,6 +183,7 @@ class Call:
 
 
 _cores: Final[weakref.WeakSet[Core]] = weakref.WeakSet()
+"""Also those that are ending: a process that ends just then waits for them, or what they hold would be given back by no one."""
 
 
 def _stop_all() -> None:

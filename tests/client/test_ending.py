@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import holdfast
+from holdfast import core as core_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -236,6 +237,32 @@ def test_a_child_that_ends_normally_does_not_disturb_its_parent(
     nodes = {each.node for each in threaded_cluster.calls("locks/acquire")[-1:]}
     first = threaded_cluster.calls("locks/acquire")[0].node
     assert nodes == {first}, "the parent had to leave its node: its connections were broken"
+
+
+def test_the_end_of_the_process_waits_for_a_client_that_was_just_dropped(
+    threaded_cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time 0: the last reference to a client goes, and its closing begins. Time 1: the process ends. Without the wait the thread
+    would be killed before it has told the cluster, and the lock would stay until its lease is over."""
+    monkeypatch.setattr(core_module, "_cores", weakref.WeakSet())  # of this test alone
+    hf = holdfast.connect_sync(threaded_cluster.urls, ttl=20.0)
+    assert hf.acquire_lock("k")
+    core = hf._running()
+    gate, joined = threading.Event(), core._thread.join
+    core._loop.call_soon_threadsafe(
+        gate.wait
+    )  # the closing cannot go on before somebody waits for it
+
+    def join(seconds: float) -> None:
+        gate.set()
+        joined(seconds)
+
+    monkeypatch.setattr(core._thread, "join", join)
+    assert core.begin_stop()
+    core_module._stop_all()
+    gate.set()
+    assert not core._thread.is_alive()
+    assert threaded_cluster.holds == {}
 
 
 CHILD_OF_AN_IDLE_LOOP = """
