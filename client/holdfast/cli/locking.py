@@ -19,7 +19,7 @@ import holdfast
 from holdfast import wire
 from holdfast.cli import exit_codes
 from holdfast.cli.child import SignalRelay, run_child
-from holdfast.cli.common import connect, default_owner, endpoints_option, report, say
+from holdfast.cli.common import Command, connect, default_owner, endpoints_option, report, say
 from holdfast.options import LockKeywords
 
 if TYPE_CHECKING:
@@ -47,6 +47,30 @@ class _Request:
     """What else `client.lock` is told."""
 
 
+def _ttl_option(meaning: str) -> Callable[[Command], Command]:
+    """`meaning`: of the lease, in the words of the command."""
+    return click.option(
+        "--ttl",
+        type=click.FloatRange(wire.TTL_MS_MIN / 1000, wire.TTL_MS_MAX / 1000),
+        default=TTL_SECONDS_DEFAULT,
+        show_default=True,
+        metavar="SEC",
+        help=meaning,
+    )
+
+
+def _grace_option(meaning: str) -> Callable[[Command], Command]:
+    """`meaning`: of the time that a command has to end by itself."""
+    return click.option(
+        "--grace",
+        type=click.FloatRange(min=0),
+        default=GRACE_SECONDS_DEFAULT,
+        show_default=True,
+        metavar="SEC",
+        help=meaning,
+    )
+
+
 @click.command(
     short_help="Run a command while holding a lock.",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
@@ -68,22 +92,10 @@ class _Request:
     metavar="CODE",
     help="The exit code when the key is held, or was for all of -w.",
 )
-@click.option(
-    "--ttl",
-    type=click.FloatRange(wire.TTL_MS_MIN / 1000, wire.TTL_MS_MAX / 1000),
-    default=TTL_SECONDS_DEFAULT,
-    show_default=True,
-    metavar="SEC",
-    help="How long the lock outlives this process if it dies without a word. It is renewed while the command runs.",
+@_ttl_option(
+    "How long the lock outlives this process if it dies without a word. It is renewed while the command runs."
 )
-@click.option(
-    "--grace",
-    type=click.FloatRange(min=0),
-    default=GRACE_SECONDS_DEFAULT,
-    show_default=True,
-    metavar="SEC",
-    help="When the lock is lost: how long between SIGTERM and SIGKILL for the command.",
-)
+@_grace_option("When the lock is lost: how long between SIGTERM and SIGKILL for the command.")
 @click.option(
     "--owner", metavar="TEXT", help="How others see the holder (host:process id by default)."
 )
@@ -188,22 +200,8 @@ def lock(
 @click.option(
     "-w", "--wait", type=click.FloatRange(min=0), metavar="SEC", help="Campaign at most this long."
 )
-@click.option(
-    "--ttl",
-    type=click.FloatRange(wire.TTL_MS_MIN / 1000, wire.TTL_MS_MAX / 1000),
-    default=TTL_SECONDS_DEFAULT,
-    show_default=True,
-    metavar="SEC",
-    help="How long others wait for a leader that died without a word.",
-)
-@click.option(
-    "--grace",
-    type=click.FloatRange(min=0),
-    default=GRACE_SECONDS_DEFAULT,
-    show_default=True,
-    metavar="SEC",
-    help="When the leadership is lost: how long between SIGTERM and SIGKILL for the command.",
-)
+@_ttl_option("How long others wait for a leader that died without a word.")
+@_grace_option("When the leadership is lost: how long between SIGTERM and SIGKILL for the command.")
 @click.option("--owner", metavar="TEXT", help="How others see the leader (host:process id).")
 @endpoints_option
 @click.argument("name")
