@@ -15,7 +15,7 @@ import holdfast
 from holdfast_coordinator.local_cluster import LocalCluster
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -30,22 +30,6 @@ PAGES = (
     "operators",
 )
 CRASH_TTL_SECONDS = 1.0
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as runner:
-        yield runner
-
-
-@pytest.fixture(scope="module")
-def cluster(
-    runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LocalCluster]:
-    cluster = LocalCluster(tmp_path_factory.mktemp("pages"))
-    runner.run(cluster.__aenter__())
-    yield cluster
-    runner.run(cluster.stop())
 
 
 def code_of(page: str) -> list[str]:

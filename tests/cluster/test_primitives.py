@@ -14,25 +14,9 @@ from holdfast.verifying import verify
 from holdfast_coordinator.local_cluster import LocalCluster
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(120)]
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as runner:
-        yield runner
-
-
-@pytest.fixture(scope="module")
-def cluster(
-    runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LocalCluster]:
-    cluster = LocalCluster(tmp_path_factory.mktemp("primitives"))
-    runner.run(cluster.__aenter__())
-    yield cluster
-    runner.run(cluster.stop())
 
 
 def test_the_blocking_face_has_all_of_it(cluster: LocalCluster) -> None:
