@@ -73,7 +73,7 @@ class Locks:
         return sorted(filter(None, (index_of(path.name) for path in self.data(node).iterdir())))
 
     async def until_snapshot_after(self, node: str, index: int, through: str) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not [each for each in self.snapshots(node) if each > index]:
                 await self.take(through)
                 await asyncio.sleep(0.02)  # other processes work meanwhile
@@ -149,7 +149,10 @@ async def test_a_node_that_was_away_gets_a_snapshot_and_serves(locks: Locks) -> 
 
 
 async def test_kill_9_across_compactions_loses_nothing_that_was_acknowledged(locks: Locks) -> None:
-    """Twenty kills under load, of one random node and of all three by turns, while each takes snapshots all the time."""
+    """Twenty kills under load, of one random node and of all three by turns, while each takes snapshots all the time.
+
+    A kill may meet a node before its snapshot is whole, every time: that each still takes them is waited for at the end.
+    """
     rng = random.Random(1)  # noqa: S311 - a schedule, not a secret
     names = locks.cluster.names
     loads = [asyncio.ensure_future(locks.load(seed)) for seed in range(LOADS)]
@@ -160,11 +163,11 @@ async def test_kill_9_across_compactions_loses_nothing_that_was_acknowledged(loc
         await asyncio.gather(*(locks.cluster.kill(name) for name in victims))
         await locks.cluster.start(*victims)
         kills += len(victims)
-    await locks.until_granted(len(locks.granted) + 20)
+    for name in names:
+        await locks.until_snapshot_after(name, max(locks.snapshots(name), default=0), name)
     for load in loads:
         load.cancel()
     ends = await asyncio.gather(*loads, return_exceptions=True)
     assert all(isinstance(end, asyncio.CancelledError) for end in ends), ends
     await locks.cluster.stop()
-    assert all(locks.snapshots(name) for name in names)
     assert_nothing_is_lost(locks)
