@@ -2,18 +2,16 @@
 
 Rule: an entry is stamped in the step that appends it; a stamp never waits and never travels. The batcher belongs to one term: a
 new term begins empty, because every origin offers again what it has not seen applied, and the machine skips what it has seen.
-Wall time goes along for display. It does not know the network, the disk, or what an operation means.
+Wall time goes along for display. It does not know the network, the disk, or what an operation means: operations are bytes here.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from .machine import Entry, encode_entry
-from .machine.operations import Operation, Origin
+from .machine.codec import Addressed, Encoded, encode_batch
 
 ELAPSED_MS_MAX: Final = 500
 """The most that one entry may count. What a longer stall of the leader took is dropped: it lengthens leases, it shortens none."""
@@ -36,12 +34,23 @@ OFFERED_MAX: Final = 65_536
 """Operations that wait here. Each origin has a bounded number outstanding, so this is reached only by a peer that is not ours."""
 
 
-def encode_within_limit(count: int, encode: Callable[[int], bytes]) -> tuple[int, bytes]:
-    """How many of the first `count` operations travel together, and their bytes. Operations are small, so nearly always all of
-    them fit at once; where they are large, half as many are tried until they do."""
-    while len(data := encode(count)) > ENTRY_BYTES_MAX and count > 1:
-        count //= 2
-    return count, data
+ORIGIN_BYTES_MAX: Final = 96
+"""Of what stands around an operation in an entry: the name of its node (63 bytes), two counters, the heads of lists."""
+
+HEAD_BYTES_MAX: Final = 64
+"""Of an entry or a message without its operations."""
+
+
+def count_within_limit(operations: Iterable[Encoded], count_max: int) -> int:
+    """How many of them travel together, from the first; one at least."""
+    room = ENTRY_BYTES_MAX - HEAD_BYTES_MAX
+    count = 0
+    for encoded in operations:
+        room -= len(encoded) + ORIGIN_BYTES_MAX
+        if count == count_max or (room < 0 and count):
+            break
+        count += 1
+    return count
 
 
 def no_wall_clock() -> int:
@@ -58,7 +67,7 @@ class Batcher:
         self._clock_ns = clock_ns
         self._wall_ms = wall_ms
         self._term = 0
-        self._offered: deque[tuple[Origin, Operation]] = deque()
+        self._offered: deque[Addressed] = deque()
         self._last_offered: dict[str, tuple[int, int]] = {}
         self._accounted_ns = 0
         self._stamped_ns = 0
@@ -81,7 +90,7 @@ class Batcher:
         self._time_only_index = 0
 
     def offer(
-        self, node: str, boot: int, first_sequence: int, operations: Sequence[Operation]
+        self, node: str, boot: int, first_sequence: int, operations: Sequence[Encoded]
     ) -> None:
         """Take over the operations `first_sequence`, `first_sequence + 1`, ... of one boot of `node`. What was offered before in
         this term is passed over; what would leave a gap is not taken (its origin offers again)."""
@@ -95,7 +104,7 @@ class Batcher:
                 continue
             if sequence != last_sequence + 1 or len(self._offered) >= OFFERED_MAX:
                 break
-            self._offered.append((Origin(node, boot, sequence), operation))
+            self._offered.append((node, boot, sequence, operation))
             last_sequence = sequence
         self._last_offered[node] = (boot, last_sequence)
 
@@ -117,15 +126,10 @@ class Batcher:
         elapsed_ms = self._elapsed_ms(now_ns)
         wall_ms = self._wall_ms()  # for people who read the trail; nothing compares it
 
-        def encode(count: int) -> bytes:
-            operations = tuple(islice(self._offered, count))
-            return encode_entry(Entry(term, elapsed_ms, operations, wall_ms))
-
-        count_max = min(len(self._offered), OPERATIONS_PER_ENTRY_MAX)
-        count, entry = encode_within_limit(count_max, encode)
-        for _ in range(count):
-            self._offered.popleft()
-        return entry
+        offered = self._offered
+        count = count_within_limit((each[3] for each in offered), OPERATIONS_PER_ENTRY_MAX)
+        operations = [offered.popleft() for _ in range(count)]
+        return encode_batch(term, elapsed_ms, operations, wall_ms)
 
     def _elapsed_ms(self, now_ns: int) -> int:
         elapsed_ms = max(0, now_ns - self._accounted_ns) // 1_000_000

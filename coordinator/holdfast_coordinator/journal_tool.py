@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from holdfast_coordinator.machine import decode_entry
 from holdfast_coordinator.machine.codec import EMPTY_ENTRY
 from holdfast_coordinator.raft.errors import EngineFailure
@@ -84,7 +86,9 @@ def _describe(entry: tuple[bytes, int, int]) -> dict[str, Any]:
 
 def _fields(operation: Any) -> dict[str, Any]:
     fields = {
-        name: value for name, value in dataclasses.asdict(operation).items() if value is not None
+        name: value
+        for name in operation.__struct_fields__
+        if (value := msgspec.to_builtins(getattr(operation, name))) is not None
     }
     if "session" in fields:
         fields["session"] = f"{fields['session'][:SESSION_CHARS_SHOWN]}..."

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Generator, Mapping
-from typing import Any, Final
+from typing import Annotated, Final
 
-import msgpack
+import msgspec
 import structlog
 
-from .batcher import TIME_PERIOD_MS, Batcher, encode_within_limit, no_wall_clock
-from .machine import Limits, Machine, decode_entry, decode_operation, encode_operation
-from .machine.codec import EMPTY_ENTRY
+from .batcher import TIME_PERIOD_MS, Batcher, count_within_limit, no_wall_clock
+from .machine import Limits, Machine, decode_entry, encode_operation
+from .machine.codec import EMPTY_ENTRY, Encoded, readable
 from .machine.operations import Acquire, Barrier, Operation, Origin, Release, Withdraw
 from .machine.outcomes import Outcome, Passed, Refused
 from .node_types import ClusterStatus, NodeState, NodeStatus, Unknown
@@ -50,6 +50,15 @@ WITHDRAWALS_PER_ROUND_MAX: Final = 1_000
 OPERATIONS_PER_MESSAGE_MAX: Final = 512
 RETRY_AFTER_MS: Final = 200
 MESSAGE_VERSION: Final = 1
+
+_Version = Annotated[int, msgspec.Meta(ge=MESSAGE_VERSION, le=MESSAGE_VERSION)]
+_Counter = Annotated[int, msgspec.Meta(gt=0, lt=2**53)]
+
+_encode_forwarded: Final = msgspec.msgpack.Encoder().encode
+_decode_forwarded: Final = msgspec.msgpack.Decoder(
+    tuple[_Version, _Counter, _Counter, list[Encoded]]
+).decode
+"""What one node forwards to another: version, boot, the sequence of the first operation, and the operations."""
 
 
 class Node:
@@ -266,17 +275,13 @@ class Node:
         if not self.engine.is_leader:
             return
         try:
-            version, boot, first_sequence, raws = msgpack.unpackb(payload)
-            if version != MESSAGE_VERSION or not isinstance(raws, list):
-                raise ValueError("not a message of this version")
-            self._check_counter(boot)
-            self._check_counter(first_sequence)
-        except (ValueError, TypeError, msgpack.UnpackException):
+            _, boot, first_sequence, operations = _decode_forwarded(payload)
+        except (ValueError, RecursionError):
             self.rejected_messages += 1
             log.warning("peer_message_rejected", peer=peer)
             return
         self._lead(self.engine.term)
-        self._batcher.offer(peer, boot, first_sequence, [decode_operation(raw) for raw in raws])
+        self._batcher.offer(peer, boot, first_sequence, [readable(each) for each in operations])
         self.engine.wake()
 
     def on_peer_connected(self, peer: str) -> None:
@@ -299,11 +304,6 @@ class Node:
 
     # -- inside ----------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _check_counter(value: Any) -> None:
-        if type(value) is not int or not 0 < value < 2**53:
-            raise ValueError("not a counter")
-
     def _lead(self, term: int) -> None:
         if self._batcher.term != term:
             self._batcher.begin(term)
@@ -325,26 +325,21 @@ class Node:
             first, operations = submissions.to_forward(OPERATIONS_PER_MESSAGE_MAX)
             if not operations:
                 return
+            encoded = [encode_operation(operation) for operation in operations]
             if leader == self.name:
-                self._batcher.offer(self.name, self.engine.boot, first, operations)
+                self._batcher.offer(self.name, self.engine.boot, first, encoded)
                 self.engine.wake()
-                submissions.forwarded = first + len(operations) - 1
-            elif (count := self._send(leader, first, operations)) > 0:
+                submissions.forwarded = first + len(encoded) - 1
+            elif (count := self._send(leader, first, encoded)) > 0:
                 submissions.forwarded = first + count - 1
             else:
                 return  # housekeeping or the next connection sends it again
 
-    def _send(self, leader: str, first: int, operations: list[Operation]) -> int:
+    def _send(self, leader: str, first: int, operations: list[Encoded]) -> int:
         """How many of `operations` were sent, from the first."""
-        raws = [encode_operation(operation) for operation in operations]
-        boot = self.engine.boot
-
-        def encode(count: int) -> bytes:
-            payload: bytes = msgpack.packb((MESSAGE_VERSION, boot, first, raws[:count]))
-            return payload
-
-        count, payload = encode_within_limit(len(raws), encode)
-        return count if self.engine.send(leader, payload) else 0
+        count = count_within_limit(operations, OPERATIONS_PER_MESSAGE_MAX)
+        message = (MESSAGE_VERSION, self.engine.boot, first, operations[:count])
+        return count if self.engine.send(leader, _encode_forwarded(message)) else 0
 
     def _give_back(self, orphan: Orphan | None) -> None:
         """Propose what undoes the request of a caller that has gone."""
@@ -354,7 +349,7 @@ class Node:
             self._propose(Release(orphan.grant.session, orphan.grant.token))
         else:
             sequence = orphan.submission.sequence
-            self._propose(Withdraw(Origin(self.name, self.engine.boot, sequence)))
+            self._propose(Withdraw(self.name, self.engine.boot, sequence))
 
     def _release_unnamed(self, submission: Submission) -> None:
         """The outcome of `submission` was passed over. If it was a grant that nobody can ask for again, give it back."""
@@ -435,7 +430,7 @@ class Node:
         if not gone or not all(future.done() for future in self._withdrawals):
             return
         attachments = self.machine.nameless_attachments(gone, WITHDRAWALS_PER_ROUND_MAX)
-        self._withdrawals = [self._propose(Withdraw(attachment)) for attachment in attachments]
+        self._withdrawals = [self._propose(Withdraw(*attachment)) for attachment in attachments]
 
     def _retry_stalled(self, now_ns: int) -> None:
         """The oldest outstanding operation has been the oldest for a while: what was sent may be lost."""

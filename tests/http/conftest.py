@@ -77,7 +77,7 @@ class FakeNode:
             return await waiting
         except asyncio.CancelledError:
             self._waiting.pop(origin, None)
-            self._apply(((self._origin(), Withdraw(origin)),))
+            self._apply(((self._origin(), Withdraw(*origin)),))
             self.withdrawn.append(origin)
             self.withdrew.set()
             raise

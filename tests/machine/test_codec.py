@@ -32,6 +32,7 @@ from holdfast_coordinator.machine import (
     encode_entry,
     encode_operation,
 )
+from holdfast_coordinator.machine.codec import Encoded, _piece_by_piece, encode_batch, readable
 
 texts = st.text(st.characters(), max_size=8)
 integers = st.integers(-(2**53), 2**53)
@@ -67,7 +68,7 @@ operations = st.one_of(
     st.builds(ForceRelease, texts, st.none() | integers, texts, texts),
     st.builds(Resolve, texts, integers, texts, texts),
     st.builds(Cancel, texts, names),
-    st.builds(Withdraw, origins),
+    st.builds(Withdraw, texts, integers, integers),
     st.just(Barrier()),
     st.builds(Malformed, texts),
 )
@@ -93,10 +94,10 @@ def test_an_entry_survives_the_round_trip(entry: Entry) -> None:
 
 @given(operations)
 def test_an_operation_survives_forwarding(operation: object) -> None:
-    """The primitives of an operation survive msgpack between two nodes."""
-    packed = msgpack.packb(encode_operation(operation), unicode_errors="surrogatepass")  # type: ignore[arg-type]
-    raw = msgpack.unpackb(packed, unicode_errors="surrogatepass")
-    assert decode_operation(raw) == operation
+    """What a node encoded is what the leader copies and every node reads."""
+    encoded = encode_operation(operation)  # type: ignore[arg-type]
+    assert decode_operation(encoded) == operation
+    assert decode_operation(readable(encoded)) == operation
 
 
 @given(entries)
@@ -119,12 +120,45 @@ def test_bytes_that_are_no_entry_are_an_empty_one(data: bytes) -> None:
 @given(primitives)
 def test_values_that_are_no_operation_are_malformed(raw: object) -> None:
     """Decoding any msgpack value gives an operation, and any entry made of such values an entry."""
-    decode_operation(raw)
+    packed = msgpack.packb(raw, unicode_errors="surrogatepass")
+    decode_operation(packed)
+    _readable_by_all(packed)
     packed = msgpack.packb([1, 1, 0, [["n", 1, 1, raw]]], unicode_errors="surrogatepass")
     entry = decode_entry(packed)
     Machine().apply(entry)
     decode_entry(msgpack.packb([1, 1, raw, raw], unicode_errors="surrogatepass"))
     decode_entry(msgpack.packb(raw, unicode_errors="surrogatepass"))
+
+
+def _readable_by_all(packed: bytes) -> None:
+    """What the leader makes of these bytes leaves the entry whole, and is what it reads itself."""
+    encoded = readable(Encoded(packed))
+    entry = decode_entry(encode_batch(1, 0, [("n", 1, 1, encoded)], 0))
+    assert entry.operations == ((Origin("n", 1, 1), decode_operation(packed)),)
+
+
+@given(st.binary(max_size=40))
+def test_bytes_that_are_no_operation_do_not_spoil_the_entry_that_carries_them(data: bytes) -> None:
+    """A leader appends what other nodes forward: were it unreadable, every replica would stop at that entry."""
+    _readable_by_all(data)
+
+
+@pytest.mark.parametrize("data", [b"\x91" * 100_000, b"\x93\x05\xa1\xff\x01", b"", b"\x91\x08\x08"])
+def test_bytes_that_end_a_decoder_early_are_malformed(data: bytes) -> None:
+    assert isinstance(decode_operation(data), Malformed)
+    _readable_by_all(data)
+
+
+@given(entries, st.data())
+def test_an_entry_is_the_same_in_one_step_and_piece_by_piece(
+    entry: Entry, data: st.DataObject
+) -> None:
+    """Also when it was damaged: whatever the one step accepts, the other reads alike."""
+    encoded = bytearray(encode_entry(entry))
+    for _ in range(data.draw(st.integers(0, 2))):
+        encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
+    damaged = bytes(encoded)
+    assert decode_entry(damaged) == _piece_by_piece(damaged)
 
 
 @given(entries, st.data())
@@ -146,8 +180,7 @@ def test_a_damaged_entry_still_decodes(entry: Entry, data: st.DataObject) -> Non
         [4, ["k"]],
         [4, ["k"], "s", None, 0, None, None, None, None, "no terms"],
         [4, ["k"], "s", None, 0, None, None, None, None, None, "one too many"],
-        [4, ["k"], "s", None, 0, None, None, None, None, []],
-        [4, ["k"], "s", None, 0, None, None, None, None, ["exclusive", None, "grant", 0]],
+        [4, ["k"], "s", None, 0, None, None, None, None, ["exclusive", None, "grant", 0, False, 0]],
         [4, ["k"], "s", None, 0, None, None, None, None, ["alone", None, "grant", 0, False]],
         [4, ["k"], "s", None, 0, None, None, None, None, [["shared"], None, "grant", 0, False]],
         [4, ["k"], "s", None, 0, None, None, None, None, ["shared", True, "grant", 0, False]],
@@ -173,7 +206,7 @@ def test_a_damaged_entry_still_decodes(entry: Entry, data: st.DataObject) -> Non
 )
 def test_an_unreadable_operation_is_refused_at_its_origin(raw: object) -> None:
     """One bad operation does not take the others of its entry with it."""
-    good = encode_operation(Barrier())
+    good = [8]
     entry = decode_entry(msgpack.packb([1, 1, 0, [["n", 1, 1, raw], ["n", 1, 2, good]]]))
     (first, refusal), (second, _) = Machine().apply(entry)
     assert (first.sequence, second.sequence) == (1, 2)
@@ -187,7 +220,7 @@ def test_entries_of_an_older_version_stay_readable() -> None:
     old = decode_entry(msgpack.packb([1, 7, 250, [["n", 1, 1, acquire]]]))
     plain = Acquire(("k",), "s", None, 5, 1, None, "owner", "context")
     assert old == Entry(7, 250, ((Origin("n", 1, 1), plain),), 0)
-    assert encode_operation(plain) == acquire
+    assert bytes(encode_operation(plain)) == msgpack.packb(acquire)
     shortest = decode_entry(msgpack.packb([1, 7, 0, [["n", 1, 1, [4, ["k"], "s"]]]]))
     assert shortest.operations[0][1] == Acquire(("k",), "s")
 
@@ -211,6 +244,7 @@ def test_an_entry_with_a_tail_that_is_not_ours_is_an_empty_one(raw: object) -> N
 def test_plain_terms_are_told_apart_by_value_only() -> None:
     """Terms that say what is the default cost no bytes, and come back as the plain ones."""
     spelled_out = Acquire(("k",), "s", terms=Terms("exclusive", None, "grant", 0, False))
-    assert encode_operation(spelled_out) == encode_operation(Acquire(("k",), "s"))
-    raw = [*encode_operation(spelled_out), ["exclusive", None, "grant", 0, False]]
-    assert decode_operation(raw) == Acquire(("k",), "s")
+    plain = [4, ["k"], "s", None, 0, None, None, None, None]
+    assert bytes(encode_operation(spelled_out)) == msgpack.packb(plain)
+    raw = [*plain, ["exclusive", None, "grant", 0, False]]
+    assert decode_operation(msgpack.packb(raw)) == Acquire(("k",), "s")

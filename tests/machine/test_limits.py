@@ -401,7 +401,7 @@ def test_a_tenant_has_so_many_waiters() -> None:
     ways = (
         lambda: desk.ask(Barrier(), elapsed_ms=50),
         lambda: desk.ask(Cancel("b", 2)),
-        lambda: desk.ask(Withdraw(Origin("n1", 1, desk.last - 1))),
+        lambda: desk.ask(Withdraw("n1", 1, desk.last - 1)),
     )
     for name, ends in enumerate(ways, 1):
         assert isinstance(desk.ask(Acquire(("p/1",), "b", wait_ms=50, request_id=name)), Queued)

@@ -113,7 +113,7 @@ def read_operation(words: list[str]) -> Operation:
         case "cancel":
             return Cancel(plain[0], request_id(named["as"]))
         case "withdraw":
-            return Withdraw(read_origin(plain[0]))
+            return Withdraw(*read_origin(plain[0]))
         case "barrier":
             return Barrier()
         case "malformed":

@@ -378,7 +378,7 @@ def cancel(state: State, origin: Origin, operation: Cancel, out: Out) -> None:
 
 
 def withdraw(state: State, origin: Origin, operation: Withdraw, out: Out) -> None:
-    waiter = state.attachments.get(operation.attachment)
+    waiter = state.attachments.get(Origin(operation.node, operation.boot, operation.sequence))
     out.append((origin, Withdrawn(waiter is not None)))
     if waiter is not None:
         _take_out(state, waiter, out)

@@ -166,7 +166,7 @@ def _aimed_at(request: ModelRequest, act: str, pick: int) -> Operation:
     key = request.keys[pick % len(request.keys)] if request.keys else "a"
     match act:
         case "withdraw" if request.origin is not None:
-            return Withdraw(request.origin)
+            return Withdraw(*request.origin)
         case "cancel" if request.name is not None:
             return Cancel(session, request.name)
         case "want more":

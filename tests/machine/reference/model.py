@@ -144,8 +144,9 @@ class Model(Table):
                 self.resolve(origin, operation)
             case Cancel(name, request_id):
                 self.cancel(origin, name, request_id)
-            case Withdraw(attachment):
-                found = [r for r in self.waiting() if r.origin == attachment]
+            case Withdraw():
+                asked = Origin(operation.node, operation.boot, operation.sequence)
+                found = [r for r in self.waiting() if r.origin == asked]
                 self.say(origin, Withdrawn(bool(found)))
                 for request in found:
                     self.take_out(request)
