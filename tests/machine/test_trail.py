@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -263,6 +263,6 @@ def test_explanations_count_what_the_trail_has() -> None:
     for n, operation in enumerate(operations, 1):
         machine.apply(Entry(1, 10 * n, ((Origin("n1", 1, n), operation),)))
     explained = machine.explain("k")
-    assert dataclasses.astuple(explained.waited) == (4, 0, 0)
-    assert dataclasses.astuple(explained.held) == (4, 50, 90)
+    assert msgspec.structs.astuple(explained.waited) == (4, 0, 0)
+    assert msgspec.structs.astuple(explained.held) == (4, 50, 90)
     assert explained.since == 1

@@ -17,7 +17,6 @@ To write the answers of a new story: HOLDFAST_WRITE_TRANSCRIPTS=1 pytest tests/m
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -170,7 +169,7 @@ def write_outcome(outcome: Outcome) -> str:
     hidden |= {
         name for name in ("checkpoints", "limit", "forced") if not getattr(outcome, name, None)
     }
-    fields = [field.name for field in dataclasses.fields(outcome) if field.name not in hidden]
+    fields = [name for name in outcome.__struct_fields__ if name not in hidden]
     values = [f"{name}={write_value(getattr(outcome, name))}" for name in fields]
     return " ".join([type(outcome).__name__.lower(), *values])
 

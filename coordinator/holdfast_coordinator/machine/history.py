@@ -9,8 +9,9 @@ only names and numbers.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 from heapq import heapify, heappop, heappush
+
+from msgspec.structs import replace
 
 from .limits import DEADLINES_SLACK
 from .outcomes import UNCLEAN, Ended, Previous

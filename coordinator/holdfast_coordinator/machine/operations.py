@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 from msgspec import Meta, Struct
 
-from .values import value
+from .values import Value
 
 INTEGER_64_MAX: Final = 2**63 - 1
 """Integers beyond it are not ours; refused when read, so that arithmetic stays small."""
@@ -175,8 +175,7 @@ Operation = (
 )
 
 
-@value
-class Entry:
+class Entry(Value, frozen=True, gc=False):
     """One log entry: a batch, stamped by its leader in the step that appended it."""
 
     term: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from .values import value
+from .values import Value
 
 Ended = Literal["released", "completed", "expired", "forced"]
 """The first two by the holder's own will: a clean end. The others: work may be half done."""
@@ -15,8 +15,7 @@ UNCLEAN: Final[frozenset[Ended]] = frozenset({"expired", "forced"})
 ClosedBy = Literal["delay", "in_doubt", "done"]
 
 
-@value
-class Previous:
+class Previous(Value, frozen=True, gc=False):
     """The last hold of a key before this one. `floor`: the token that its forced end took, for the resource to know.
     `resolved`: it ended uncleanly, and an operator has looked into it."""
 
@@ -26,8 +25,7 @@ class Previous:
     resolved: bool = False
 
 
-@value
-class Note:
+class Note(Value, frozen=True, gc=False):
     """The checkpoint of a key, the hold that wrote it, and which of its notes it was (0: it did not say)."""
 
     token: int
@@ -35,8 +33,7 @@ class Note:
     number: int = 0
 
 
-@value
-class ClosedView:
+class ClosedView(Value, frozen=True, gc=False):
     """Why a key that nobody holds is not granted. `remaining_ms` None: until it is resolved. `result`: of a completed hold."""
 
     key: str
@@ -47,8 +44,7 @@ class ClosedView:
     result: str | None = None
 
 
-@value
-class Blocked:
+class Blocked(Value, frozen=True, gc=False):
     """One step of a circle: `session` waits in `context` for `key`, which the next one holds under `token`; None: the next one
     stands before it in the queue of `key`."""
 
@@ -59,8 +55,7 @@ class Blocked:
     token: int | None
 
 
-@value
-class Holder:
+class Holder(Value, frozen=True, gc=False):
     """A hold as others may see it. `session` is a secret: the HTTP layer turns it into a `session_ref`."""
 
     token: int
@@ -74,8 +69,7 @@ class Holder:
     """Since the grant, in cluster time."""
 
 
-@value
-class WaiterView:
+class WaiterView(Value, frozen=True, gc=False):
     session: str
     owner: str | None
     keys: tuple[str, ...]
@@ -86,8 +80,7 @@ class WaiterView:
     waited_ms: int = 0
 
 
-@value
-class LockView:
+class LockView(Value, frozen=True, gc=False):
     """`closed`, `checkpoint`, `previous`: None where there is none (remembered)."""
 
     key: str
@@ -98,8 +91,7 @@ class LockView:
     previous: Previous | None = None
 
 
-@value
-class Blocker:
+class Blocker(Value, frozen=True, gc=False):
     """A hold that must end before a waiter is granted, and the key on which it stands in the way."""
 
     key: str
@@ -109,8 +101,7 @@ class Blocker:
     context: str | None
 
 
-@value
-class Durations:
+class Durations(Value, frozen=True, gc=False):
     """Over the grants of a key that the trail still has: the median (the lower one) and the longest, in milliseconds."""
 
     count: int
@@ -118,8 +109,7 @@ class Durations:
     longest_ms: int
 
 
-@value
-class Explanation:
+class Explanation(Value, frozen=True, gc=False):
     """`blockers`: for each waiter of `lock`, in its order. `waited`, `held`: how long grants took to come, and lasted; counted
     from revision `since` of the trail."""
 
@@ -130,29 +120,25 @@ class Explanation:
     since: int
 
 
-@value
-class SessionOpened:
+class SessionOpened(Value, frozen=True, gc=False):
     session: str
     ttl_ms: int
     remaining_ms: int
     created: bool  # False: it was open already, under the same ttl
 
 
-@value
-class Renewed:
+class Renewed(Value, frozen=True, gc=False):
     """`forced`: tokens of holds that an operator ended; told again until the client releases them."""
 
     remaining_ms: int
     forced: tuple[int, ...] = ()
 
 
-@value
-class Closed:
+class Closed(Value, frozen=True, gc=False):
     released: tuple[int, ...]
 
 
-@value
-class Granted:
+class Granted(Value, frozen=True, gc=False):
     """`previous`: per key in the order of `keys`; None where no earlier hold is remembered. Everything up to
     `previous_horizon` (a token) may have been forgotten. `fence`: of an exclusive hold its token; of a shared one the token that
     opened the shared phase of the key (of several keys: one for each, in order); None with a limit. `checkpoints`: per key;
@@ -170,74 +156,63 @@ class Granted:
     limit: int | None = None
 
 
-@value
-class Queued:
+class Queued(Value, frozen=True, gc=False):
     """Not final. `position` counts from 0, over the longest queue that it stands in."""
 
     position: int
 
 
-@value
-class Released:
+class Released(Value, frozen=True, gc=False):
     token: int
 
 
-@value
-class Completed:
+class Completed(Value, frozen=True, gc=False):
     """`remaining_ms`: for how long the result is still remembered; 0: it has been forgotten since."""
 
     token: int
     remaining_ms: int
 
 
-@value
-class Checkpointed:
+class Checkpointed(Value, frozen=True, gc=False):
     token: int
 
 
-@value
-class ForceReleased:
+class ForceReleased(Value, frozen=True, gc=False):
     """`floor`: a fresh token, above every one that was ended and below every grant to come: what the resource must know."""
 
     tokens: tuple[int, ...]
     floor: int
 
 
-@value
-class Resolved:
+class Resolved(Value, frozen=True, gc=False):
     """`resolved` False: nothing closed the key under that token (any more)."""
 
     resolved: bool
 
 
-@value
-class Cancelled:
+class Cancelled(Value, frozen=True, gc=False):
     """`released`: the token of a hold that the cancel ended, None if there was none."""
 
     released: int | None
 
 
-@value
-class Withdrawn:
+class Withdrawn(Value, frozen=True, gc=False):
     """The outcome of a Withdraw, and also the final one of the waiter that it took away: its caller had gone, or its node was
     taken for dead."""
 
     removed: bool
 
 
-@value
-class Passed:
+class Passed(Value, frozen=True, gc=False):
     """The outcome of a Barrier."""
 
 
-@value
-class Detached:
+class Detached(Value, frozen=True, gc=False):
     """Final, for the older caller of an acquire that still waits: another caller took the wait over under the same request id.
     The older caller's outcome is unknown to it."""
 
 
-@value
-class Refused:
+class Refused(Value, frozen=True, gc=False):
     """Definite: took no effect and never will. `code` is a wire `Code` value."""
 
     code: str

@@ -12,7 +12,6 @@ Reading trusts the envelope (checksum, authenticity) to others; what is not a sn
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Final
 
@@ -390,7 +389,7 @@ def _encode_refused(refused: Refused) -> list[Any]:
 
 def _fields(record: Holder | ClosedView | Blocked) -> Iterator[Any]:
     """In the order of the constructor. These records are flat."""
-    return (getattr(record, each.name) for each in dataclasses.fields(record))
+    return (getattr(record, name) for name in record.__struct_fields__)
 
 
 def _decode_requests(state: State, settled: int, by_id: list[Any]) -> RequestBook:

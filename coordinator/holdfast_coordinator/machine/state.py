@@ -1,13 +1,16 @@
 """What the machine remembers: the records and the one `State` that holds them. No rules, only lookups.
 
 Records name each other by id, never by reference to their owner, so that nothing here forms a cycle that only a garbage
-collector could free. Dicts are ordered by insertion and no set is ever iterated: replicas must agree on every order.
+collector could free. It therefore need not look at them (`gc=False`), which at a million locks is most of its work. Dicts are
+ordered by insertion and no set is ever iterated: replicas must agree on every order.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from .deadlines import Deadlines
 from .history import History
@@ -22,8 +25,7 @@ Fingerprint = tuple[tuple[str, ...], int | None, str | None, str | None, Terms]
 RequestId = int | str
 
 
-@dataclass(slots=True, eq=False)
-class Hold:
+class Hold(Struct, eq=False, gc=False):
     """A grant. `ended` stays None while it lasts; an ended hold lives on only in the memory of its request."""
 
     token: int
@@ -36,17 +38,15 @@ class Hold:
     ended: Ended | None = None
 
 
-@dataclass(slots=True, eq=False)
-class Phase:
+class Phase(Struct, eq=False):
     """The shared holds that stand on a key at once, by token. `fence` is the token that opened it; `limit` belongs to the key."""
 
     fence: int
     limit: int | None
-    holds: dict[int, Hold] = field(default_factory=dict)
+    holds: dict[int, Hold] = {}
 
 
-@dataclass(slots=True, eq=False)
-class Closure:
+class Closure(Struct, eq=False, gc=False):
     """A key that nobody holds and that is not granted. `deadline_ms` None: until it is resolved."""
 
     key: str
@@ -58,8 +58,7 @@ class Closure:
     scheduled_ms: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Waiter:
+class Waiter(Struct, eq=False, gc=False):
     """A queued acquire. `number` counts over the whole cluster: the order of the log. `attachment` is who is told."""
 
     number: int
@@ -75,8 +74,7 @@ class Waiter:
     scheduled_ms: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Request:
+class Request(Struct, eq=False, gc=False):
     """What became of a named acquire: exactly one of `waiter`, `hold`, `refused` is set.
 
     `fingerprint` None: it was cancelled before it was ever seen, so any body under this id is refused.
@@ -97,17 +95,15 @@ class Request:
         self.checkpoints = granted.checkpoints
 
 
-@dataclass(slots=True, eq=False)
-class RequestBook:
+class RequestBook(Struct, eq=False):
     """The named acquires of one session. `integer_ids` is sorted, so that settling takes a slice from its front."""
 
-    by_id: dict[RequestId, Request] = field(default_factory=dict)
-    integer_ids: list[int] = field(default_factory=list)
+    by_id: dict[RequestId, Request] = {}
+    integer_ids: list[int] = []
     settled: int = -1
 
 
-@dataclass(slots=True, eq=False)
-class Session:
+class Session(Struct, eq=False):
     """`deadline_ms` None: an implicit session that still waits; its lease starts at the grant.
 
     `waiters`, `requests` and the rest are made on first use: most sessions of a plain HTTP caller never need them.
@@ -120,7 +116,7 @@ class Session:
     implicit: bool
     deadline_ms: int | None
     scheduled_ms: int = 0
-    holds: dict[int, Hold] = field(default_factory=dict)
+    holds: dict[int, Hold] = {}
     waiters: dict[int, Waiter] | None = None
     requests: RequestBook | None = None
     tasks: dict[str, int] | None = None

@@ -1,19 +1,14 @@
-"""`@value`: a plain record that nobody changes.
+"""`Value`: a plain record that nobody changes.
 
-Rule: what mypy checks, the interpreter need not pay for. A frozen dataclass sets each field through `object.__setattr__`, which
-makes it five times as slow to make as an ordinary one (ten fields: 1.6 against 0.3 microseconds), and a lock cycle makes
-a dozen. Type checkers see these records as frozen; assigning to a field of one is an error of `make check`.
+Rule: what is made a dozen times in a lock cycle costs little to make. A struct of msgspec is made in C: ten fields in 0.3
+microseconds, where an ordinary dataclass with slots takes 1.3 and a frozen one four times that. The garbage collector need not
+look at it (`gc=False`), which is safe because a value holds strings, numbers and other values, so never itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar, dataclass_transform
-
-T = TypeVar("T")
+from msgspec import Struct
 
 
-@dataclass_transform(frozen_default=True)
-def value(cls: type[T]) -> type[T]:
-    """A slotted dataclass with equality and a hash by its fields."""
-    return dataclass(slots=True, unsafe_hash=True)(cls)
+class Value(Struct, frozen=True, gc=False):
+    """With equality and a hash by its fields. Says `frozen` again in each subclass, for the type checker."""

@@ -6,6 +6,8 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
+import msgspec
+
 from holdfast_coordinator.machine import (
     Blocker,
     ClosedView,
@@ -44,7 +46,7 @@ def told(outcomes: list[tuple[Origin, Outcome]]) -> dict[Origin, list[Outcome]]:
         heard = by_origin.setdefault(origin, [])
         if isinstance(outcome, Refused):
             plain = {"code": str(outcome.code), "detail": "", "field": None, "cycle": ()}
-            heard.append(dataclasses.replace(outcome, **plain))  # type: ignore[arg-type]
+            heard.append(msgspec.structs.replace(outcome, **plain))  # type: ignore[arg-type]
         else:
             heard.append(outcome)
     return by_origin
@@ -71,7 +73,7 @@ def kinds_of(outcome: Outcome) -> list[str]:
         kinds.append("completed, and forgotten")
     else:
         flags = {"resolved", "removed", "released", "created", "forced"}
-        for each in dataclasses.fields(outcome):
+        for each in msgspec.structs.fields(outcome):
             if each.name in flags:
                 kinds.append(f"{kinds[0]} {each.name} {bool(getattr(outcome, each.name))}")
     return kinds
