@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "--fault-seconds",
             type=float,
             default=20.0,
-            help="virtual time with faults, of each run",
+            help="virtual time with faults, of a run at the shipped periods; others last longer",
         )
     options = parser.parse_args(arguments)
     if options.command == "sim":

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from holdfast_coordinator.node import Node
     from holdfast_jepsen.sim.server import Server
 
-STATE_HASH_EVERY = 16
+STATE_HASH_EVERY = 64
 """The whole state is hashed at every so manieth index, the outcomes at each."""
 VIOLATIONS_MAX = 20
 FIRST_INDEX = 1
@@ -186,18 +186,21 @@ class RaftInvariants:
             return
         kernel, known = engine.kernel, self._nodes[server.name]
         term, commit, applied = kernel.term, kernel.commit_index, kernel.applied_index
+        leads = kernel.is_leader
+        if not leads and term == known.term and commit == known.commit and applied == known.applied:
+            return
         if term < known.term or commit < known.commit or applied < known.applied:
             self.violated(
                 f"{server.name} went back from term, commit, applied "
                 f"{known.term}, {known.commit}, {known.applied} to {term}, {commit}, {applied}"
             )
-        if kernel.is_leader and known.was_leader_in != term:
+        if leads and known.was_leader_in != term:
             known.was_leader_in = term
             self._on_leader(server.name, term)
             known.matches = {}
             self._leader_was_elected(server.name, term)
             self._leader_is_complete(server)
-        if kernel.is_leader:
+        if leads:
             self._matches_are_true(server, known)
         if commit > known.commit:
             self._on_commit(server, known.commit + 1, commit)

@@ -103,7 +103,10 @@ class Nemesis:
         self._later(fault, server.start)
         # Should it not have come to that step by then, it starts when it does.
         self._cluster.world.after(
-            fault.duration + 1_000 * MILLISECOND, self._unless_over, server.start, ()
+            fault.duration + 1_000 * MILLISECOND * self._cluster.world.pace,
+            self._unless_over,
+            server.start,
+            (),
         )
         return True
 

@@ -35,9 +35,11 @@ class Fault:
         return f"{self.at / SECOND:7.3f} s  {self.kind}  for {self.duration / SECOND:.3f} s"
 
 
-def draw(rng: Rng, *, begin: int, end: int, kinds: tuple[str, ...] = ()) -> list[Fault]:
+def draw(
+    rng: Rng, *, begin: int, end: int, kinds: tuple[str, ...] = (), pace: int = 1
+) -> list[Fault]:
     """A swarm: each seed has its own few kinds of faults and its own rate. `kinds`: these, and a high rate."""
-    mean_gap = (300 if kinds else rng.choice((300, 800, 2000))) * MILLISECOND
+    mean_gap = (300 if kinds else rng.choice((300, 800, 2000))) * MILLISECOND * pace
     kinds = kinds or tuple(rng.sample(KINDS, rng.between(1, 6)))
     plan: list[Fault] = []
     at = begin
@@ -45,5 +47,5 @@ def draw(rng: Rng, *, begin: int, end: int, kinds: tuple[str, ...] = ()) -> list
         at += int(mean_gap * (0.2 + 1.6 * rng.random()))
         if at >= end:
             return plan
-        longest = rng.choice((50, 400, 1500, 5000)) * MILLISECOND
+        longest = rng.choice((50, 400, 1500, 5000)) * MILLISECOND * pace
         plan.append(Fault(at, rng.choice(kinds), 1 + rng.below(longest), rng.bits()))

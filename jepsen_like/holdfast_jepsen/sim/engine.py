@@ -37,6 +37,7 @@ SEGMENT_BYTES = 32 * 1024
 """Small, so that a run has several segments."""
 RESERVE_BYTES = 4 * 1024
 HOUSEKEEPING_SECONDS = 1.0
+NEVER = 1 << 62
 TIMER_SLACK = 2_000
 """Nanoseconds after a deadline; the library compares with "later than"."""
 
@@ -63,6 +64,8 @@ class SimEngine:
         self._compactor: Compactor | None = None
         self._is_scheduled = False
         self._timer: Handle | None = None
+        self._due = NEVER
+        """True time of the next round, unless something wakes it before."""
         self._syncs = 0
         self._housekeeping_at = 0.0
 
@@ -198,10 +201,16 @@ class SimEngine:
         if kind == "application":
             self._guarded(self._host.on_message, peer, content)
             return
-        for message in content:
-            self._guarded(self.kernel.receive, peer, message)
+        needs_tick = False
+        try:
+            for message in content:
+                needs_tick |= self.kernel.receive(peer, message)
+        except (EngineFailure, OSError) as error:
+            self._fail(error)
+            return
         self.server.watch.after_event(self.server)
-        self.wake()
+        if needs_tick:
+            self.wake()
 
     # Rounds.
 
@@ -216,9 +225,12 @@ class SimEngine:
         kernel = self.kernel
         if kernel is None or self.failure is not None:
             return
-        self._guarded(kernel.tick)
-        if not self._has_failed():
-            self._guarded(kernel.release, self._deliver)
+        try:
+            kernel.tick()
+            kernel.release(self._deliver)
+        except (EngineFailure, OSError) as error:
+            self._fail(error)
+            return
         if self._has_failed():
             return
         self._pay_for_syncs()
@@ -250,7 +262,7 @@ class SimEngine:
     def _keep_house(self) -> None:
         now = self.server.clock_seconds()
         if now >= self._housekeeping_at and self.journal is not None:
-            self._housekeeping_at = now + HOUSEKEEPING_SECONDS
+            self._housekeeping_at = now + HOUSEKEEPING_SECONDS * self.server.world.pace
             self._guarded(self.journal.onOneSecondTimer)
             if self._compactor is not None:
                 self._compactor.consider()
@@ -258,19 +270,27 @@ class SimEngine:
     def _plan(self) -> None:
         assert self.kernel is not None
         deadline = self.kernel.next_deadline()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if deadline is None:
+            self._due = NEVER
             return
-        server = self.server
-        delay = (deadline - server.clock_seconds()) * SECOND / server.rate
-        at = server.world.now + max(int(delay), 0) + TIMER_SLACK
-        self._timer = server.world.at(at, self._on_timer, actor=server.actor)
+        server, world = self.server, self.server.world
+        delay = int((deadline - server.clock_seconds()) * SECOND / server.rate)
+        self._due = world.now + max(delay, 0) + TIMER_SLACK
+        timer = self._timer
+        # Nearly every round moves the deadline on: a timer that comes too early sets itself again, and few are cancelled.
+        if timer is not None and timer.at > self._due:
+            timer.cancel()
+            timer = None
+        if timer is None:
+            self._timer = world.at(self._due, self._on_timer, actor=server.actor)
 
     def _on_timer(self) -> None:
+        world = self.server.world
         self._timer = None
-        self.wake()
+        if world.now >= self._due:
+            self.wake()
+        elif self._due < NEVER:
+            self._timer = world.at(self._due, self._on_timer, actor=self.server.actor)
 
     def _fail(self, error: Exception) -> None:
         if self.failure is None:

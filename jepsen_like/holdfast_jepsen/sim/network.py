@@ -50,7 +50,7 @@ class Network:
         self, world: World, rng: Rng, *, carry: Callable[[Any], Any] | None = None
     ) -> None:
         self.world = world
-        self.latency = (200_000, 800_000)
+        self.latency = (200_000 * world.pace, 800_000 * world.pace)
         """Of one way, in nanoseconds: smallest, largest."""
         self.duplicates = 0.0
         """Part of the raft messages that arrive twice: no TCP does it, but the kernel must not mind."""
@@ -61,6 +61,7 @@ class Network:
         self._blocked: set[tuple[str, str]] = set()
         self._delays: dict[tuple[str, str], int] = {}
         self._epoch = 0
+        self._silence = SILENCE * world.pace
 
     def add(self, end: Endpoint) -> None:
         """A machine is plugged in; all pairs begin to dial."""
@@ -75,7 +76,9 @@ class Network:
         self._blocked.add((sender, receiver))
         connection = self._connections.get(_pair(sender, receiver))
         if connection is not None:
-            self.world.after(SILENCE, self._break_if_blocked, sender, receiver, connection.epoch)
+            self.world.after(
+                self._silence, self._break_if_blocked, sender, receiver, connection.epoch
+            )
 
     def unblock(self, sender: str, receiver: str) -> None:
         """What was stalled arrives, in order."""
@@ -124,7 +127,7 @@ class Network:
                 continue
             connection = self._connections[pair]
             if silently:
-                self.world.after(SILENCE, self._break, pair, connection.epoch)
+                self.world.after(self._silence, self._break, pair, connection.epoch)
                 connection.arrivals.clear()
                 connection.stalled.clear()
             else:
@@ -134,10 +137,12 @@ class Network:
 
     def silence(self, name: str, duration: int) -> None:
         """A machine is paused for so long: its peers may take it for gone."""
-        if duration > SILENCE:
+        if duration > self._silence:
             for pair in sorted(self._connections):
                 if name in pair:
-                    self.world.after(SILENCE, self._break, pair, self._connections[pair].epoch)
+                    self.world.after(
+                        self._silence, self._break, pair, self._connections[pair].epoch
+                    )
 
     # Traffic.
 
@@ -203,7 +208,7 @@ class Network:
         self._redial(pair)
 
     def _redial(self, pair: tuple[str, str]) -> None:
-        delay = self._rng.between(*REDIAL)
+        delay = self._rng.between(*REDIAL) * self.world.pace
         self.world.after(delay, self._dial, pair)
 
     def _dial(self, pair: tuple[str, str]) -> None:

@@ -23,6 +23,7 @@ from holdfast_jepsen.checker import linearizability, orders, story
 from holdfast_jepsen.faults import plan as plans
 from holdfast_jepsen.faults.nemesis import Nemesis
 from holdfast_jepsen.history import History
+from holdfast_jepsen.sim import pace as paces
 from holdfast_jepsen.sim.cluster import Cluster
 from holdfast_jepsen.sim.rng import Rng
 from holdfast_jepsen.sim.server import Settings
@@ -58,6 +59,8 @@ class Variant:
     """Nodes; 0: as the seed says."""
     workload: str = ""
     """None: as the seed says."""
+    pace: int = 0
+    """What periods are multiplied by; 0: as the seed says."""
     kinds: tuple[str, ...] = ()
     """Only these faults, one soon after the other; none: as the seed says."""
     around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
@@ -117,12 +120,20 @@ def run_briefly(seed: int, *, fault_seconds: float = FAULT_SECONDS) -> Outcome:
 
 
 def _run(seed: int, variant: Variant, keep_trace: bool, faults: int) -> Outcome:
+    pace = variant.pace or paces.draw(Rng(seed, "pace"))
+    with paces.stretched(pace):
+        return _run_at(seed, variant, World(keep_trace=keep_trace, pace=pace), faults * pace)
+
+
+def _run_at(seed: int, variant: Variant, world: World, faults: int) -> Outcome:
     rng = Rng(seed, "run")
-    world = World(keep_trace=keep_trace)
+    pace = world.pace
+    quiet = QUIET * pace
     mix = workloads.make(variant.workload, rng) if variant.workload else workloads.draw(rng)
     size = 5 if rng.chance(0.15) else 3
-    settings = Settings(
-        sync_ns=rng.choice((100_000, 500_000, 8_000_000)),
+    settings = Settings.at_pace(
+        pace,
+        sync_ns=rng.choice((100_000, 500_000, 8_000_000)) * pace,
         compact_after=rng.choice((0, 0, 50, 300)),
         compact_keep=rng.choice((1, 20)),
     )
@@ -131,25 +142,27 @@ def _run(seed: int, variant: Variant, keep_trace: bool, faults: int) -> Outcome:
         seed,
         size=variant.size or size,
         settings=variant.settings(settings),
-        mix=mix,
+        mix=mix.stretched(pace),
         carry=_through_the_codec if rng.chance(0.25) else None,
         client_class=variant.client_class,
     )
-    plan = plans.draw(Rng(seed, "faults"), begin=QUIET, end=QUIET + faults, kinds=variant.kinds)
+    plan = plans.draw(
+        Rng(seed, "faults"), begin=quiet, end=quiet + faults, kinds=variant.kinds, pace=pace
+    )
     nemesis = Nemesis(cluster, plan)
     phases: list[int] = []
     last: _LastWord | None = None
     try:
         cluster.start()
-        for until in (QUIET, QUIET + faults):
+        for until in (quiet, quiet + faults):
             world.run(until)
             phases.append(cluster.done)
         nemesis.heal()
-        world.run(world.now + SETTLE)
+        world.run(world.now + SETTLE * pace)
         last = _LastWord(cluster)
-        end = world.now + LAST_WORD
+        end = world.now + LAST_WORD * pace
         while not last.is_spoken and world.now < end and not cluster.watch.violations:
-            world.run(world.now + 100 * MILLISECOND)
+            world.run(world.now + 100 * MILLISECOND * pace)
         for server in cluster.servers:
             if server.node is not None:
                 check_invariants(server.node.machine)
@@ -184,7 +197,7 @@ def _judge(
             doubts.append(f"key {verdict.key}: {verdict.why}")
     if last is not None and not last.is_spoken:
         found.append(
-            f"{LAST_WORD // SECOND} s after the heal not every key could be had: {last.missing}"
+            f"{LAST_WORD * world.pace // SECOND} s after the heal not every key could be had: {last.missing}"
         )
     if phases[0] < ANSWERED_MIN:
         doubts.append(f"only {phases[0]} answers before the first fault")
@@ -233,13 +246,13 @@ class _LastWord:
 
     async def _work(self, client: Client) -> None:
         while self.missing:
-            session = await client.open(2000)
+            session = await client.open(2000 * client.mix.pace)
             if session is None:
                 continue
             keeper = client.actor.create_task(client.keep(session))
             while self.missing and not session.is_over:
                 key = self.missing[0]
-                _, grant = await client.acquire(session, (key,), wait_ms=2000)
+                _, grant = await client.acquire(session, (key,), wait_ms=2000 * client.mix.pace)
                 if grant is not None:
                     record = await client.release(session, (key,), grant.token)
                     if record.result == "ok":

@@ -27,12 +27,16 @@ if TYPE_CHECKING:
     from holdfast_jepsen.sim.rng import Rng
 
 
+HEARTBEAT_SECONDS = 0.1
+ELECTION_SECONDS = (0.4, 0.8)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Of every node of a run."""
 
-    heartbeat_s: float = 0.1
-    election_s: tuple[float, float] = (0.4, 0.8)
+    heartbeat_s: float = HEARTBEAT_SECONDS
+    election_s: tuple[float, float] = ELECTION_SECONDS
     uncommitted_max: int = 1024
     sync_ns: int = 300_000
     compact_after: int = 0
@@ -41,6 +45,17 @@ class Settings:
     limits: Limits = field(default_factory=lambda: Limits(ttl_ms_min=100))
     kernel_class: type[Kernel] = Kernel
     node_class: type[Node] = Node
+
+    @classmethod
+    def at_pace(cls, pace: int, **other: Any) -> Settings:
+        """With the product's heartbeat and election times, `pace` times as long."""
+        shortest, longest = ELECTION_SECONDS
+        return cls(
+            heartbeat_s=HEARTBEAT_SECONDS * pace,
+            election_s=(shortest * pace, longest * pace),
+            limits=Limits(ttl_ms_min=100, wait_ms_max=30_000 * pace),
+            **other,
+        )
 
 
 class Server:
@@ -76,6 +91,7 @@ class Server:
         self.calls: dict[int, tuple[asyncio.Task[Any], Callable[[Any], None]]] = {}
         """Requests of clients that are being worked on: the task, and how to hang up on the client."""
         self._booted_at = world.now
+        self._read_at, self._reading = -1, 0.0
         self._boot_offset = rng.between(10, 100_000) * SECOND
 
     # Its clock.
@@ -85,7 +101,11 @@ class Server:
         return self._boot_offset + int((self.world.now - self._booted_at) * self.rate)
 
     def clock_seconds(self) -> float:
-        return self.clock_ns() / SECOND
+        """The same, as the kernel asks for it: dozens of times in one instant."""
+        now = self.world.now
+        if now != self._read_at:
+            self._read_at, self._reading = now, self.clock_ns() / SECOND
+        return self._reading
 
     def new_id(self, size: int) -> str:
         """The id of a data directory."""
@@ -148,7 +168,7 @@ class Server:
                     survivors.append(effect)
             self.disk = self.disk.after_power_cut(survivors)
             self.network.machine_gone(self.name, silently=True)
-            self._booted_at = self.world.now
+            self._booted_at, self._read_at = self.world.now, -1
             self._boot_offset = rng.between(1, 30) * SECOND
 
     def crash_at_step(self, count: int, *, loses_power: bool) -> None:

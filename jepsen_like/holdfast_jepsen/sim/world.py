@@ -29,6 +29,7 @@ else:
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 EXECUTOR_SECONDS = 0.05
+LINES_A_HASH = 512
 
 
 class Crashed(BaseException):
@@ -61,13 +62,17 @@ class Handle:
 class World:
     """The queue, the time, and the trace of a run."""
 
-    def __init__(self, *, keep_trace: bool = False) -> None:
+    def __init__(self, *, keep_trace: bool = False, pace: int = 1) -> None:
+        self.pace = pace
+        """What every period is multiplied by; see `pace`."""
         self.now = 0
         """Nanoseconds since the beginning: true time, which no actor can see."""
         self.events = 0
         self.trace: list[str] | None = [] if keep_trace else None
         self._order = 0
         self._queue: list[tuple[int, int, Handle]] = []
+        self._lines: list[str] = []
+        """Noted, and not yet in the hash."""
         self._digest = hashlib.blake2b(digest_size=16)
 
     def at(
@@ -87,50 +92,58 @@ class World:
 
     def run(self, until: int) -> None:
         """Everything that happens up to this time."""
-        queue = self._queue
+        queue, pop, enter = self._queue, heapq.heappop, asyncio._set_running_loop
+        running: Actor | None = None
         try:
             while queue and queue[0][0] <= until:
-                self.now, _, handle = heapq.heappop(queue)
-                if handle.callback is None:
+                self.now, _, handle = pop(queue)
+                callback, actor = handle.callback, handle.actor
+                if callback is None:
                     continue
-                actor = handle.actor
+                if actor is not running:
+                    running = actor
+                    enter(cast("Any", actor))
                 if actor is None:
                     self.events += 1
-                    handle.callback(*handle.args)
+                    callback(*handle.args)
                 elif not actor.is_dead:
                     if actor.is_paused or actor.held:
                         actor.held.append(handle)
                     else:
                         self.perform(handle, actor)
         finally:
-            asyncio._set_running_loop(None)
+            enter(None)
         self.now = until
 
     def perform(self, handle: Handle, actor: Actor) -> None:
         """Let an actor do one thing now."""
-        if handle.callback is None:
+        callback = handle.callback
+        if callback is None:
             return
         self.events += 1
-        asyncio._set_running_loop(cast("Any", actor))
         try:
-            handle.callback(*handle.args)
+            callback(*handle.args)
         except Crashed:
             actor.has_crashed = True
-        finally:
-            asyncio._set_running_loop(None)
         if actor.has_crashed and not actor.is_dead and actor.on_crash is not None:
             actor.on_crash()
 
     def note(self, what: str) -> None:
         """A line of the trace. Two runs are the same run if their traces are."""
-        line = f"{self.now} {what}\n"
-        self._digest.update(line.encode())
+        self._lines.append(f"{self.now} {what}\n")
+        if len(self._lines) >= LINES_A_HASH:
+            self._hash_lines()
+
+    def _hash_lines(self) -> None:
+        self._digest.update("".join(self._lines).encode())
         if self.trace is not None:
-            self.trace.append(line)
+            self.trace += self._lines
+        self._lines.clear()
 
     @property
     def trace_hash(self) -> str:
         """Of everything noted so far."""
+        self._hash_lines()
         return self._digest.hexdigest()
 
 
@@ -177,8 +190,12 @@ class Actor(_EventLoop):
         if pause != self._pauses or self.is_dead:
             return
         self.is_paused = False
-        while self.held and not self.is_paused and not self.is_dead:
-            self.world.perform(self.held.popleft(), self)
+        asyncio._set_running_loop(cast("Any", self))
+        try:
+            while self.held and not self.is_paused and not self.is_dead:
+                self.world.perform(self.held.popleft(), self)
+        finally:
+            asyncio._set_running_loop(None)
 
     # asyncio's event loop, as far as futures, tasks, timers and sleeps need it.
 
@@ -207,7 +224,7 @@ class Actor(_EventLoop):
         """Another thread or process works for a while; its result appears at once, later."""
         del executor
         future = self.create_future()
-        self.call_later(EXECUTOR_SECONDS, self._execute, future, func, args)
+        self.call_later(EXECUTOR_SECONDS * self.world.pace, self._execute, future, func, args)
         return future
 
     @staticmethod

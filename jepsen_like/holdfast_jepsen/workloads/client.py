@@ -199,7 +199,8 @@ class Client:
                 may_have = True
             elif not (isinstance(outcome, Refused) and outcome.code in TRY_AGAIN):
                 return outcome, may_have
-            await asyncio.sleep(0.02 + 0.1 * attempt * self.rng.random())
+            pause = 0.02 + 0.1 * attempt * self.rng.random()
+            await asyncio.sleep(pause * self.mix.pace)
         return None, may_have
 
     # Sessions.
@@ -216,7 +217,7 @@ class Client:
                 lasts = min(outcome.remaining_ms, ttl_ms) * MILLISECOND
                 self._renewed(session, sent, sent_clock, lasts)
                 return session
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05 * self.mix.pace)
         return None
 
     async def renew(self, session: Session) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from holdfast_coordinator.machine import PLAIN, Terms
@@ -24,6 +24,9 @@ NAMES = (
     "semaphore",
     "done",
 )
+
+
+TIMES = ("ttl_ms", "waits_ms", "retain_ms", "think_ms", "work_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,13 @@ class Mix:
     work_ms: tuple[int, int] = (5, 120)
     attempts: int = 4
     timeout_ns: int = 1 * SECOND
+    pace: int = 1
+    """All times are multiplied already; for what is not in here."""
+
+    def stretched(self, pace: int) -> Mix:
+        """The same at another pace."""
+        times = {name: tuple(each * pace for each in getattr(self, name)) for name in TIMES}
+        return replace(self, **times, timeout_ns=self.timeout_ns * pace, pace=pace)  # type: ignore[arg-type]
 
 
 def draw(rng: Rng) -> Mix:

@@ -33,7 +33,7 @@ class Watcher:
         self._cluster.world.after(self._pause(), self._look)
 
     def _pause(self) -> int:
-        return self._rng.between(20, 400) * MILLISECOND
+        return self._rng.between(20, 400) * MILLISECOND * self._cluster.world.pace
 
     def _look(self) -> None:
         server = self._rng.choice(self._cluster.servers)
