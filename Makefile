@@ -46,6 +46,7 @@ bench: $(VENV)/.ready-to-develop ## lock cycles per second, memory per lock, the
 	$(BIN)/python bench/machine.py
 	$(BIN)/python bench/stores.py
 	$(BIN)/python bench/simulator.py
+	$(BIN)/python bench/checker.py
 
 conformance: $(VENV)/.ready-to-develop ## one suite on memory, SQLite, PostgreSQL, Redis and a cluster; prints the table
 	$(BIN)/pytest tests/conformance $(ARGS)
