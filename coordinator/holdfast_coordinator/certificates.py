@@ -14,7 +14,10 @@ import ssl
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 PEM_BYTES_MAX: Final = 1 << 20
 """A certificate with its chain is a few kilobytes; a larger file is some other file."""
@@ -27,6 +30,8 @@ _UNKNOWN_CA = frozenset({2, 18, 19, 20, 21})
 """OpenSSL's verification codes (`X509_V_ERR_...`), which have not changed for decades."""
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +62,8 @@ class Contexts:
 
 def load(files: CertificateFiles, node: str) -> Contexts:
     """Read the files and check that they are good for `node`. Raises `CertificateError`."""
-    texts = {name: _read(name, getattr(files, name)) for name in ("ca", "certificate", "key")}
-    if "PRIVATE KEY-----" not in texts["key"]:
-        raise CertificateError("key", files.key, "holds no private key in PEM form")
-    if "ENCRYPTED" in texts["key"]:
-        detail = "is protected by a passphrase, which nobody types at a start; give a key without one (chmod 600)"
-        raise CertificateError("key", files.key, detail)
+    texts = {name: read_pem(name, getattr(files, name)) for name in ("ca", "certificate")}
+    read_key(files.key)
     contexts = Contexts(
         _context(ssl.PROTOCOL_TLS_SERVER, files, texts),
         _context(ssl.PROTOCOL_TLS_CLIENT, files, texts),
@@ -78,10 +79,10 @@ def load(files: CertificateFiles, node: str) -> Contexts:
     return contexts
 
 
-def names_of(certificate: dict[str, Any] | None) -> frozenset[str]:
-    """The DNS names of a certificate that was verified (as `getpeercert` gives it), in lower case."""
+def names_of(certificate: Mapping[str, Any] | None, kind: str = "DNS") -> frozenset[str]:
+    """The DNS names of a certificate that was verified (as `getpeercert` gives it), in lower case; or its names of another kind."""
     entries = (certificate or {}).get("subjectAltName", ())
-    return frozenset(value.lower() for kind, value in entries if kind == "DNS")
+    return frozenset(value.lower() for each, value in entries if each == kind)
 
 
 def why_refused(error: ssl.SSLCertVerificationError) -> str:
@@ -97,45 +98,59 @@ def why_refused(error: ssl.SSLCertVerificationError) -> str:
 
 def warnings(files: CertificateFiles) -> list[str]:
     """What works, and is not as it should be."""
+    return key_warnings(files.key)
+
+
+def key_warnings(key: Path) -> list[str]:
     try:
-        mode = stat.S_IMODE(files.key.stat().st_mode)
+        mode = stat.S_IMODE(key.stat().st_mode)
     except OSError:
         return []  # `load` says so
     if mode & stat.S_IROTH:
-        return [f"{files.key}: every user of this machine can read the key (chmod 600)"]
+        return [f"{key}: every user of this machine can read the key (chmod 600)"]
     return []
 
 
-class Certificates:
-    """The contexts for each new connection. Files that were replaced meanwhile are read again; if they cannot be used, those from
-    before stay, and the log says so once."""
+class Reread(Generic[T]):
+    """What was made of some files, for each new connection. Files that were replaced meanwhile are read again; if they cannot be
+    used, what there was before stays, and the log says so once."""
 
-    def __init__(self, files: CertificateFiles, node: str) -> None:
-        """Raises `CertificateError`."""
-        self._files = files
-        self._node = node
-        self._stamp = _stamp(files)
-        self._contexts = load(files, node)
+    def __init__(self, paths: Sequence[Path], load: Callable[[], T], whose: str) -> None:
+        """`whose`: for the log. Raises `CertificateError`."""
+        self._paths = tuple(paths)
+        self._load = load
+        self._whose = whose
+        self._stamp = _stamp(self._paths)
+        self._made = load()
 
-    def contexts(self) -> Contexts:
-        """Costs three calls of stat, unless something has changed."""
-        stamp = _stamp(self._files)
+    def contexts(self) -> T:
+        """Costs a call of stat for each file, unless something has changed."""
+        stamp = _stamp(self._paths)
         if stamp != self._stamp:
             # First the stamp, then the files: should they change in between, the next connection reads them again.
             self._stamp = stamp
             try:
-                self._contexts = load(self._files, self._node)
+                self._made = self._load()
             except CertificateError as error:
                 # No traceback: the sentence is for an operator.
-                log.error("%s; node %s keeps its former certificate", error, self._node)  # noqa: TRY400
+                log.error("%s; %s keeps its former certificate", error, self._whose)  # noqa: TRY400
             else:
-                log.warning("node %s has read its new certificate", self._node)
-        return self._contexts
+                log.warning("%s has read its new certificate", self._whose)
+        return self._made
 
 
-def _stamp(files: CertificateFiles) -> tuple[tuple[int, int, int] | None, ...]:
+class Certificates(Reread[Contexts]):
+    """The contexts for each new connection between nodes."""
+
+    def __init__(self, files: CertificateFiles, node: str) -> None:
+        """Raises `CertificateError`."""
+        paths = (files.ca, files.certificate, files.key)
+        super().__init__(paths, lambda: load(files, node), f"node {node}")
+
+
+def _stamp(paths: Sequence[Path]) -> tuple[tuple[int, int, int] | None, ...]:
     """Changes when a file is written or replaced."""
-    return tuple(_stamp_of(path) for path in (files.ca, files.certificate, files.key))
+    return tuple(_stamp_of(path) for path in paths)
 
 
 def _stamp_of(path: Path) -> tuple[int, int, int] | None:
@@ -146,7 +161,7 @@ def _stamp_of(path: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _read(field: str, path: Path) -> str:
+def read_pem(field: str, path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(PEM_BYTES_MAX + 1)
@@ -162,6 +177,16 @@ def _read(field: str, path: Path) -> str:
     return text
 
 
+def read_key(path: Path) -> None:
+    """Check that there is a private key, without a passphrase. Raises `CertificateError`."""
+    text = read_pem("key", path)
+    if "PRIVATE KEY-----" not in text:
+        raise CertificateError("key", path, "holds no private key in PEM form")
+    if "ENCRYPTED" in text:
+        detail = "is protected by a passphrase, which nobody types at a start; give a key without one (chmod 600)"
+        raise CertificateError("key", path, detail)
+
+
 def _context(protocol: int, files: CertificateFiles, texts: dict[str, str]) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -172,27 +197,33 @@ def _context(protocol: int, files: CertificateFiles, texts: dict[str, str]) -> s
     if protocol == ssl.PROTOCOL_TLS_SERVER:
         context.num_tickets = 0
     # Only this CA: whatever the machine trusts otherwise is none of the cluster's.
-    _add_ca(context, "ca", files.ca, texts["ca"])
+    add_ca(context, "ca", files.ca, texts["ca"])
     # Into a context of its own: this one must not trust what it shows.
-    _add_ca(ssl.SSLContext(protocol), "certificate", files.certificate, texts["certificate"])
-    try:
-        context.load_cert_chain(files.certificate, files.key, password=lambda: b"")
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            detail = f"is not the key of {str(files.certificate)!r}; give the pair that was made together"
-        else:
-            detail = f"cannot be used: {_reason(error)}"
-        raise CertificateError("key", files.key, detail) from None
-    except OSError as error:  # replaced between the two readings
-        raise CertificateError("key", files.key, f"cannot be read: {error.strerror}") from None
+    add_ca(ssl.SSLContext(protocol), "certificate", files.certificate, texts["certificate"])
+    load_chain(context, files.certificate, files.key)
     return context
 
 
-def _add_ca(context: ssl.SSLContext, field: str, path: Path, text: str) -> None:
+def load_chain(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """What `context` shows. Raises `CertificateError`."""
+    try:
+        context.load_cert_chain(certificate, key, password=lambda: b"")
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            detail = f"is not the key of {str(certificate)!r}; give the pair that was made together"
+        else:
+            detail = f"cannot be used: {reason_of(error)}"
+        raise CertificateError("key", key, detail) from None
+    except OSError as error:  # replaced between the two readings
+        raise CertificateError("key", key, f"cannot be read: {error.strerror}") from None
+
+
+def add_ca(context: ssl.SSLContext, field: str, path: Path, text: str) -> None:
+    """Whom `context` trusts. Raises `CertificateError`."""
     try:
         context.load_verify_locations(cadata=text)
     except ssl.SSLError as error:
-        detail = f"holds no certificate in PEM form: {_reason(error)}"
+        detail = f"holds no certificate in PEM form: {reason_of(error)}"
         raise CertificateError(field, path, detail) from None
 
 
@@ -213,10 +244,10 @@ def _try_out(contexts: Contexts, files: CertificateFiles) -> frozenset[str]:
             )
             raise CertificateError("certificate", files.certificate, detail) from None
         except ssl.SSLError as error:
-            detail = f"cannot be used: {_reason(error)}"
+            detail = f"cannot be used: {reason_of(error)}"
             raise CertificateError("certificate", files.certificate, detail) from None
     return names_of(acceptor.getpeercert())
 
 
-def _reason(error: ssl.SSLError) -> str:
+def reason_of(error: ssl.SSLError) -> str:
     return (error.reason or str(error.args[-1])).replace("_", " ").lower()

@@ -21,8 +21,10 @@ import msgspec
 import yaml
 
 from holdfast import wire
-from holdfast_coordinator import certificates
+from holdfast_coordinator import access, certificates, http_settings, server_certificates
+from holdfast_coordinator.access import Access, AccessError, AccessFile
 from holdfast_coordinator.certificates import CertificateError, CertificateFiles
+from holdfast_coordinator.http_settings import INSECURE, NODE_PLACEHOLDER, HttpTls, HttpTlsFile
 from holdfast_coordinator.machine import Limits, Quota
 
 if TYPE_CHECKING:
@@ -48,9 +50,6 @@ KEYS_PER_ACQUIRE_CEILING: Final = 256
 
 HEARTBEAT_MS_MIN: Final = 10
 TIMING_MS_MAX: Final = 60_000
-
-NODE_PLACEHOLDER: Final = "{node}"
-"""In a file name of `raft_tls`: the node's name. All nodes read one file, and each has a certificate of its own."""
 
 SNAPSHOTS_MAX: Final = 1_000_000
 """Of each setting of `snapshots`: a journal of a million entries, or of a TiB, is not one that anybody wants to replay."""
@@ -117,6 +116,18 @@ class HttpLimits:
     """Each waiting caller costs a task and a socket, some 20 KiB: 400 MiB at the bound."""
     waiters_shown_max: int = 100
     """A person looks at the head of a queue; `queue_length` tells the rest."""
+    header_bytes_max: int = 8_190
+    """Of one line of a head: two keys of 512 bytes, percent-encoded, are 3 KiB."""
+    headers_max: int = 64
+    """Lines of a head. A browser behind two proxies sends thirty."""
+    head_read_ms_max: int = 10_000
+    """From the first byte of a head (of the first one: from the connection) to its last. A caller sends it in one packet; whoever
+    sends it byte by byte means to keep the connection."""
+    connections_max: int = 20_000
+    """Of one node. Each costs a file descriptor and some 10 KiB; as many as there can be requests in progress."""
+    connections_per_peer_max: int = 5_000
+    """From one IPv4 address, or one IPv6 network of 64 bits. A client has up to 1,136; four addresses together can fill a node.
+    Callers behind a proxy share its address."""
     watchers_max: int = 1_000
     """Streams of events on one node. Together they take a tenth of the node's time; a thousand see what happens within a second."""
 
@@ -226,6 +237,10 @@ class ClusterConfig:
     raft_tls: TlsSettings | None
     """The connections between nodes are TLS, with certificates on both sides. None: they are not encrypted."""
     warnings: tuple[str, ...] = ()
+    http_tls: HttpTls | None = None
+    """What HTTP is served with. None: it is not encrypted."""
+    access: Access | None = None
+    """Who may do what. None: everybody who reaches the node, everything."""
 
     def node(self, name: str) -> NodeConfig:
         """The node of this name. Raises `ConfigError` that says which names there are."""
@@ -240,18 +255,24 @@ class ClusterConfig:
 
     def check_certificates(self, node: str) -> list[str]:
         """Read the TLS files of `node`, on its machine, and try them out; gives warnings. Raises `ConfigError`."""
-        if self.raft_tls is None:
-            return []
-        files = self.raft_tls.of(node)
+        setting, found = "raft_tls", []
         try:
-            certificates.load(files, node)
+            if self.raft_tls is not None:
+                files = self.raft_tls.of(node)
+                certificates.load(files, node)
+                found += certificates.warnings(files)
+            setting = "http_tls"
+            if self.http_tls is not None:
+                shown = self.http_tls.of(node)
+                server_certificates.load(shown)
+                found += server_certificates.warnings(shown, self.node(node).http.host)
         except CertificateError as error:
-            raise ConfigError(self.file, f"$.raft_tls.{error.field}", str(error)) from error
-        return certificates.warnings(files)
+            raise ConfigError(self.file, f"$.{setting}.{error.field}", str(error)) from error
+        return found
 
     def check_certificates_here(self) -> list[str]:
         """The same for every node of which this machine has a certificate or a key; there must be one."""
-        if self.raft_tls is None:
+        if self.raft_tls is None and self.http_tls is None:
             return []
         names = [node.name for node in self.nodes if self._has_certificate(node.name)]
         return [
@@ -261,15 +282,17 @@ class ClusterConfig:
         ]
 
     def _has_certificate(self, node: str) -> bool:
-        if self.raft_tls is None:
-            return False
-        files = self.raft_tls.of(node)
-        return files.certificate.exists() or files.key.exists()
+        files = [each.of(node) for each in (self.raft_tls, self.http_tls) if each is not None]
+        return any(each.certificate.exists() or each.key.exists() for each in files)
+
+    def http_url(self, node: NodeConfig) -> str:
+        """Where callers find a node."""
+        return f"{'http' if self.http_tls is None else 'https'}://{node.http}"
 
     @property
     def endpoints(self) -> str:
         """What a client is given: `http://127.0.0.1:7601,http://127.0.0.1:7602,...`."""
-        return ",".join(f"http://{node.http}" for node in self.nodes)
+        return ",".join(self.http_url(node) for node in self.nodes)
 
     @property
     def members(self) -> dict[str, tuple[str, int]]:
@@ -319,6 +342,9 @@ class _ClusterFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     secret: str | None = None
     secret_file: str | None = None
     raft_tls: _TlsFile | None = None
+    http_tls: HttpTlsFile | None = None
+    access: AccessFile | None = None
+    insecure: str | None = None
     timing: _TimingFile = _TimingFile()
     snapshots: _SnapshotsFile = _SnapshotsFile()
     limits: dict[str, Any] = {}
@@ -342,9 +368,16 @@ def load(path: Path, environ: Mapping[str, str]) -> ClusterConfig:
     machine_limits, http_limits = _limits(path, written.limits)
     quotas, rates = _quotas(path, written.quotas)
     secret, warnings = _secret(path, written, environ)
-    if secret is None:
-        _require_loopback(path, nodes)
+    may_call = _access(path, written)
+    if not _is_insecure(path, written.insecure):
+        _require_loopback(path, nodes, secret=secret is not None, access=may_call is not None)
     warnings += _warnings(nodes)
+    warnings += http_settings.warnings(
+        written.insecure is not None,
+        written.http_tls is not None,
+        may_call is not None,
+        [n.http for n in nodes],
+    )
     # Well known on purpose: it keeps two clusters on one machine from mixing up their peers, and protects from nobody.
     well_known = Secret(f"holdfast loopback {written.cluster}".encode())
     return ClusterConfig(
@@ -361,6 +394,8 @@ def load(path: Path, environ: Mapping[str, str]) -> ClusterConfig:
         has_secret=secret is not None,
         raft_tls=_tls(path, "$.raft_tls", written.raft_tls),
         warnings=tuple(warnings),
+        http_tls=_http_tls(path, written.http_tls),
+        access=may_call,
     )
 
 
@@ -455,6 +490,10 @@ def _names_at(where: str) -> list[str]:
         struct = _TlsFile
     elif where.startswith("$.quotas["):
         struct = _QuotaFile
+    elif where == "$.http_tls":
+        struct = HttpTlsFile
+    elif where.startswith("$.access"):
+        struct = access.struct_at(where)
     return list(struct.__struct_fields__)
 
 
@@ -468,7 +507,7 @@ def _value_at(raw: Any, where: str) -> Any:
 
 
 def _shown(where: str, value: Any) -> str:
-    if "secret" in where:
+    if "secret" in where or "sha256" in where:
         return "(the value is not shown)"
     # A list or mapping at a wrong place may hold the secret further down: its kind is enough.
     if isinstance(value, dict | list):
@@ -728,15 +767,50 @@ def _secret_from_file(path: Path, where: str, secret_path: Path) -> tuple[Secret
     return secret, warnings
 
 
-def _require_loopback(path: Path, nodes: tuple[NodeConfig, ...]) -> None:
+def _access(path: Path, written: _ClusterFile) -> Access | None:
+    tls = written.http_tls
+    try:
+        if written.access is None:
+            return None
+        return access.checked(written.access, by_certificate=tls is not None and tls.ca is not None)
+    except AccessError as error:
+        raise ConfigError(path, f"$.access{error.where}", str(error)) from None
+
+
+def _http_tls(path: Path, written: HttpTlsFile | None) -> HttpTls | None:
+    """The form only, as `_tls`."""
+    if written is None:
+        return None
+    try:
+        return http_settings.tls(path.parent, written)
+    except http_settings.HttpSettingError as error:
+        raise ConfigError(path, f"$.http_tls.{error.name}", str(error)) from None
+
+
+def _is_insecure(path: Path, written: str | None) -> bool:
+    if written is not None and written != INSECURE:
+        raise ConfigError(path, "$.insecure", f"is either not there or says: {INSECURE}")
+    return written is not None
+
+
+def _require_loopback(
+    path: Path, nodes: tuple[NodeConfig, ...], *, secret: bool, access: bool
+) -> None:
+    """What can be reached from other machines is not open to everybody there, unless the file says so."""
+    unless = f'or, if that is meant, write insecure: "{INSECURE}"'
     for number, node in enumerate(nodes):
         for kind, address in (("http", node.http), ("raft", node.raft)):
-            if not address.is_loopback:
+            where = f"$.nodes[{number}].{kind}"
+            reachable = f"{str(address)!r} can be reached from other machines"
+            if not address.is_loopback and not secret:
                 detail = (
-                    f"{str(address)!r} can be reached from other machines, so the cluster needs a secret: set secret_file "
-                    f"(or secret) in this file, or {ENV_SECRET_FILE} (or {ENV_SECRET}) in the environment"
+                    f"{reachable}, so the cluster needs a secret: set secret_file (or secret) in this file, or "
+                    f"{ENV_SECRET_FILE} (or {ENV_SECRET}) in the environment; {unless}"
                 )
-                raise ConfigError(path, f"$.nodes[{number}].{kind}", detail)
+                raise ConfigError(path, where, detail)
+            if kind == "http" and not address.is_loopback and not access:
+                detail = f"{reachable}, so say under access who may call; {unless}"
+                raise ConfigError(path, where, detail)
 
 
 def _warnings(nodes: tuple[NodeConfig, ...]) -> list[str]:

@@ -54,6 +54,10 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+ACCESS = {"identities": [{"name": "a", "bearer_sha256": ["0" * 64]}]}
+"""Enough to be reachable from other machines."""
+
+
 def refused(path: Path, environ: dict[str, str] | None = None) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         load(path, environ or {})
@@ -325,7 +329,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 def test_a_secret_lets_the_cluster_leave_this_machine(write):
     """And is what the file says, byte for byte."""
-    raw = good() | {"secret": SECRET}
+    raw = good() | {"secret": SECRET, "access": ACCESS}
     raw["nodes"][0] = {"name": "n1", "http": "db-1.example:7601", "raft": "10.0.0.1:7701"}
     loaded = load(write(raw), {})
     assert loaded.has_secret
@@ -337,9 +341,9 @@ def test_nobody_can_connect_to_every_address_at_once(write):
     raw = good() | {"secret": SECRET}
     raw["nodes"][0]["raft"] = "0.0.0.0:7701"
     assert "no address that the other nodes can connect to" in str(refused(write(raw)))
-    raw = good() | {"secret": SECRET}
+    raw = good() | {"secret": SECRET, "access": ACCESS}
     raw["nodes"][0]["http"] = "0.0.0.0:7601"
-    (warning,) = load(write(raw), {}).warnings
+    warning, _ = load(write(raw), {}).warnings
     assert "n1: 0.0.0.0:7601" in warning
 
 
