@@ -19,6 +19,7 @@ from aiohttp import web
 
 from holdfast.wire import Code
 from holdfast_coordinator.config import HttpLimits, Rate
+from holdfast_coordinator.http.callers import guard
 from holdfast_coordinator.http.calls import Calls
 from holdfast_coordinator.http.cluster import ClusterCalls
 from holdfast_coordinator.http.events import EventCalls
@@ -27,6 +28,7 @@ from holdfast_coordinator.http.locks import LockCalls
 from holdfast_coordinator.http.metrics import Metrics
 from holdfast_coordinator.http.problems import Problem, internal, of_http_exception
 from holdfast_coordinator.http.rates import Rates
+from holdfast_coordinator.http.rights import CALLS
 from holdfast_coordinator.http.sessions import SessionCalls
 from holdfast_coordinator.http.streams import Patience
 from holdfast_coordinator.http.watchers import Watchers
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from aiohttp.typedefs import Handler, Middleware
 
+    from holdfast_coordinator.access import Access
     from holdfast_coordinator.node_types import NodePort
 
 _log = structlog.get_logger("holdfast.http")
@@ -83,6 +86,7 @@ def create_app(
     machine_limits: Limits | None = None,
     http_limits: HttpLimits | None = None,
     rates: Sequence[Rate] = (),
+    access: Access | None = None,
     metrics: Metrics | None = None,
     new_session: Callable[[], str] = new_session_id,
     patience: Patience = Patience(),  # noqa: B008 - frozen
@@ -98,7 +102,7 @@ def create_app(
     watchers = Watchers(node)
     metrics.watch_watchers(lambda: watchers.count)
     app = web.Application(
-        middlewares=[_outermost(metrics, limits.requests_in_flight_max)],
+        middlewares=[_outermost(metrics, limits.requests_in_flight_max), guard(access)],
         client_max_size=limits.body_bytes_max,
     )
     app[METRICS] = metrics
@@ -110,12 +114,21 @@ def create_app(
         ClusterCalls(calls, openapi_document()),
     ):
         app.add_routes(each.routes())
+    _require_rights(app)
 
     async def stop_watching(app: web.Application) -> None:
         watchers.stop()
 
     app.on_shutdown.append(stop_watching)
     return app
+
+
+def _require_rights(app: web.Application) -> None:
+    """A route that nobody has thought about is not served."""
+    for route in app.router.routes():
+        method = "GET" if route.method == "HEAD" else route.method
+        if route.resource is None or f"{method} {route.resource.canonical}" not in CALLS:
+            raise RuntimeError(f"{route!r} has no entry in rights.CALLS")
 
 
 def _outermost(metrics: Metrics, requests_in_flight_max: int) -> Middleware:
@@ -236,6 +249,7 @@ async def start_http(
     machine_limits: Limits | None = None,
     http_limits: HttpLimits | None = None,
     rates: Sequence[Rate] = (),
+    access: Access | None = None,
     metrics: Metrics | None = None,
     new_session: Callable[[], str] = new_session_id,
     patience: Patience = Patience(),  # noqa: B008 - frozen
@@ -250,6 +264,7 @@ async def start_http(
         machine_limits=machine_limits,
         http_limits=http_limits,
         rates=rates,
+        access=access,
         metrics=metrics,
         new_session=new_session,
         patience=patience,

@@ -1,6 +1,7 @@
 """What every call does alike: read a body, ask the node, answer.
 
-Rule: a handler has three lines of thought: decode (`requests`, `queries`), ask (`Calls.submit` or `Calls.barrier`), show (`views`).
+Rule: a handler has four lines of thought: decode (`requests`, `queries`), may this caller (`rights.authorize` with the keys), ask
+(`Calls.submit` or `Calls.barrier`), show (`views`, and of it what is `visible`).
 Whatever is not a success is raised as a `Problem`. If the caller goes away the handler is cancelled where it awaits the
 node, and that is how the node learns of it: nothing here may catch that, or shield from it. This module knows no Raft,
 and keeps nothing between requests.
@@ -17,14 +18,16 @@ from aiohttp import hdrs, web
 
 from holdfast import wire
 from holdfast.wire import Code
-from holdfast_coordinator.http import bodies, media, queries, views
+from holdfast_coordinator.http import bodies, media, ownership, queries, views
 from holdfast_coordinator.http.problems import Problem, bad_request, of_refusal
+from holdfast_coordinator.http.visible import cycle_shown
 from holdfast_coordinator.machine.outcomes import Detached, Outcome, Refused, Withdrawn
 from holdfast_coordinator.node_types import NodePort, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from holdfast_coordinator.access import Identity
     from holdfast_coordinator.config import HttpLimits
     from holdfast_coordinator.http.metrics import Metrics
     from holdfast_coordinator.machine import Limits
@@ -55,13 +58,19 @@ class Calls:
     limits: HttpLimits
     new_session: Callable[[], str]
 
-    async def submit(self, operation: Operation, expected: type[O]) -> O:
-        """The outcome of `operation` if it is the success that the call promises. Raises `Problem` for every other."""
-        outcome = await self.node.submit(operation)
+    async def submit(self, identity: Identity, operation: Operation, expected: type[O]) -> O:
+        """The outcome of `operation`, which `identity` asks for, if it is the success that the call promises. Raises `Problem` for
+        every other."""
+        outcome = await self.node.submit(ownership.owned(identity, operation))
+        if not isinstance(outcome, Unknown):
+            outcome = ownership.shown(identity, operation, outcome)
         if isinstance(outcome, expected):
             return outcome
         if isinstance(outcome, Refused):
-            raise of_refusal(outcome, self.node.session_ref)
+            problem = of_refusal(outcome, self.node.session_ref)
+            if problem.cycle:
+                problem.cycle = cycle_shown(identity, problem.cycle)
+            raise problem
         if isinstance(outcome, Unknown):
             raise Problem(Code.UNKNOWN_OUTCOME, outcome.detail)
         if isinstance(outcome, Withdrawn):

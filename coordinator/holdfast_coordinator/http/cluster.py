@@ -7,9 +7,12 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from holdfast.wire import Code
+from holdfast_coordinator.access import Right
 from holdfast_coordinator.http import bodies, queries, views
+from holdfast_coordinator.http.callers import audit_of, identity_of
 from holdfast_coordinator.http.calls import Calls, answer, body_of, post, query
 from holdfast_coordinator.http.problems import Problem, bad_request, of_admin_refusal
+from holdfast_coordinator.http.rights import forbidden
 from holdfast_coordinator.node_types import AdminRefused
 
 STATE_HASH_ITEMS_MAX: Final = 20_000
@@ -35,7 +38,10 @@ class ClusterCalls:
 
     async def cluster(self, request: web.Request) -> web.Response:
         values = query(request, queries.CLUSTER)
-        state_hash = self._state_hash() if queries.wants_state_hash(values) else None
+        wants_hash = queries.wants_state_hash(values)
+        if wants_hash and not identity_of(request).may_all(Right.ADMIN):
+            raise forbidden()  # it holds up the node
+        state_hash = self._state_hash() if wants_hash else None
         # No await between the two: the hash belongs to the applied index beside it.
         return answer(request, views.cluster_view(self._calls.node.status(), state_hash))
 
@@ -54,6 +60,7 @@ class ClusterCalls:
             leader = await self._calls.node.step_down()
         except AdminRefused as refused:
             raise of_admin_refusal(refused) from None
+        audit_of(request).update(leader=leader)
         return answer(request, views.SteppedDown(leader))
 
     async def replace_node(self, request: web.Request) -> web.Response:
@@ -63,6 +70,7 @@ class ClusterCalls:
             raise bad_request(
                 "node", f"is not a node of this cluster; its nodes: {', '.join(names)}"
             )
+        audit_of(request).update(node=body.node)
         try:
             await self._calls.node.replace_node(body.node)
         except AdminRefused as refused:

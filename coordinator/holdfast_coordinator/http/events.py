@@ -19,9 +19,11 @@ from aiohttp import web
 
 from holdfast.wire import Code
 from holdfast_coordinator.http import fields, queries
+from holdfast_coordinator.http.callers import identity_of
 from holdfast_coordinator.http.calls import Calls, query
 from holdfast_coordinator.http.history_views import AtEvent, GoneEvent, record_view
 from holdfast_coordinator.http.problems import Problem, bad_request
+from holdfast_coordinator.http.rights import readable
 from holdfast_coordinator.http.streams import PIECE_BYTES, Patience, SlowReader, Stream
 from holdfast_coordinator.machine.trail import NoLongerKept
 
@@ -53,7 +55,7 @@ class EventCalls:
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         values = query(request, queries.EVENTS)
-        prefix = fields.prefix(values.get("prefix"))
+        prefixes = readable(identity_of(request), fields.prefix(values.get("prefix")))
         after = queries.revision(values)
         resumed = queries.last_event_id(request.headers.get(queries.LAST_EVENT_ID))
         # A reader that comes back sends both: the URL that it began with, and what it has seen since.
@@ -64,7 +66,7 @@ class EventCalls:
             raise Problem(Code.LIMIT_REACHED, detail, limit="watchers_max")
         watchers.enter()
         try:
-            return await self._follow(request, prefix, after)
+            return await self._follow(request, prefixes, after)
         finally:
             watchers.leave()
 
@@ -84,20 +86,24 @@ class EventCalls:
             raise Problem(Code.NO_LONGER_KEPT, detail, first_revision=trail.first_revision)
         return after
 
-    async def _follow(self, request: web.Request, prefix: str, after: int) -> web.StreamResponse:
+    async def _follow(
+        self, request: web.Request, prefixes: tuple[str, ...], after: int
+    ) -> web.StreamResponse:
         stream = Stream(request, _HEADERS, self._patience.slow_reader_seconds)
         await stream.begin()
         trail = self._node.machine.trail
         at = AtEvent(after, trail.first_revision, self._node.status().node)
         try:
             await stream.send(event("at", at, after))
-            gone = await self._send_what_comes(stream, prefix, after)
+            gone = await self._send_what_comes(stream, prefixes, after)
         except SlowReader:
             gone = self._gone("slow_reader", "what was sent was not taken in time")
         await stream.end(event("gone", gone, None))
         return stream.response
 
-    async def _send_what_comes(self, stream: Stream, prefix: str, after: int) -> GoneEvent:
+    async def _send_what_comes(
+        self, stream: Stream, prefixes: tuple[str, ...], after: int
+    ) -> GoneEvent:
         """Until the stream has to end; the answer says why. Raises `SlowReader`."""
         watchers, loop = self._watchers, asyncio.get_running_loop()
         heartbeat_seconds = self._patience.heartbeat_seconds
@@ -110,7 +116,7 @@ class EventCalls:
                 return self._gone("no_longer_kept", detail)
             if records:
                 after = records[-1].revision
-                for data in _pieces(records, prefix):
+                for data in _pieces(records, prefixes):
                     await stream.send(data)
                     quiet_until = loop.time() + heartbeat_seconds
             if loop.time() >= quiet_until:
@@ -134,11 +140,11 @@ def event(kind: str, data: msgspec.Struct, revision: int | None) -> bytes:
     return b"%sevent: %s\ndata: %s\n\n" % (head, kind.encode(), _encode(data))
 
 
-def _pieces(records: Iterable[Record], prefix: str) -> Iterator[bytes]:
-    """The events that concern the prefix, each with the keys under it and no others, in pieces of a bounded size."""
+def _pieces(records: Iterable[Record], prefixes: tuple[str, ...]) -> Iterator[bytes]:
+    """The events that concern the prefixes, each with the keys under them and no others, in pieces of a bounded size."""
     piece = bytearray()
     for record in records:
-        keys = [key for key in record.keys if key.startswith(prefix)]
+        keys = [key for key in record.keys if key.startswith(prefixes)]
         if not keys:
             continue
         piece += event(record.kind, record_view(record, keys), record.revision)

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from holdfast.wire import Code
 from holdfast_coordinator.http import bodies, queries, requests
+from holdfast_coordinator.http.callers import identity_of
 from holdfast_coordinator.http.calls import Calls, answer, decoded, post, query
 from holdfast_coordinator.http.export import export
 from holdfast_coordinator.http.history_views import (
@@ -19,8 +20,10 @@ from holdfast_coordinator.http.history_views import (
     record_view,
 )
 from holdfast_coordinator.http.problems import Problem
+from holdfast_coordinator.http.rights import authorize
 from holdfast_coordinator.http.streams import SlowReader, Stream
 from holdfast_coordinator.http.views import aged
+from holdfast_coordinator.http.visible import explanation_shown, keys_shown
 
 if TYPE_CHECKING:
     from holdfast_coordinator.machine.trail import Record
@@ -68,9 +71,12 @@ class HistoryCalls:
         calls = self._calls
         node, shown_max = calls.node, calls.limits.waiters_shown_max
         key = requests.explain(wanted)
+        identity = identity_of(request)
+        authorize(identity, "GET /v1/locks/explain", (key,))
 
         def explanation() -> ExplanationView:
-            return explanation_view(node.machine.explain(key), node.session_ref, shown_max)
+            found = explanation_view(node.machine.explain(key), node.session_ref, shown_max)
+            return explanation_shown(identity, found)
 
         return await calls.read(request, consistency, explanation)
 
@@ -89,12 +95,15 @@ class HistoryCalls:
     ) -> web.Response:
         calls, node = self._calls, self._calls.node
         read = requests.read_history(wanted, calls.limits.list_limit_max)
+        identity = identity_of(request)
+        authorize(identity, "GET /v1/history", (read.key,))
         if consistency == "linearizable":
             await calls.barrier()
         found, following = await self._search(read)
         trail = node.machine.trail
         first, last = trail.first_revision, trail.last_revision
-        page = HistoryPage(read.key, [*map(record_view, found)], following, first, last)
+        records = [record_view(each, keys_shown(identity, each.keys)) for each in found]
+        page = HistoryPage(read.key, records, following, first, last)
         return answer(request, aged(page, node.lag_ms) if consistency == "local" else page)
 
     async def _search(self, read: requests.ReadHistory) -> tuple[list[Record], int | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from holdfast_coordinator.http import bodies, requests, views
+from holdfast_coordinator.http.callers import identity_of
 from holdfast_coordinator.http.calls import Calls, answer, body_of, post
 from holdfast_coordinator.machine.outcomes import Closed, Renewed, SessionOpened
 
@@ -27,17 +28,19 @@ class SessionCalls:
         calls = self._calls
         body = await body_of(request, bodies.decode_open)
         operation = requests.open_session(body, calls.new_session, calls.machine_limits)
-        opened = await calls.submit(operation, SessionOpened)
+        opened = await calls.submit(identity_of(request), operation, SessionOpened)
         return answer(
             request, views.SessionView(opened.session, opened.ttl_ms, opened.remaining_ms), 201
         )
 
     async def renew(self, request: web.Request) -> web.Response:
         body = await body_of(request, bodies.decode_session)
-        renewed = await self._calls.submit(requests.renew_session(body), Renewed)
+        operation = requests.renew_session(body)
+        renewed = await self._calls.submit(identity_of(request), operation, Renewed)
         return answer(request, views.RenewedView(renewed.remaining_ms, list(renewed.forced)))
 
     async def close(self, request: web.Request) -> web.Response:
         body = await body_of(request, bodies.decode_session)
-        closed = await self._calls.submit(requests.close_session(body), Closed)
+        operation = requests.close_session(body)
+        closed = await self._calls.submit(identity_of(request), operation, Closed)
         return answer(request, views.SessionClosedView(list(closed.released)))
