@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 import structlog
 
-from . import compaction
+from . import compaction, descriptors
+from .certificates import CertificateError
 from .collector import Collector
 from .config import ClusterConfig
 from .http import HttpFailure, Metrics, start_http
@@ -24,6 +25,7 @@ from .machine import Limits
 from .node import Node
 from .raft import CompactionConfig, Engine, EngineConfig, EngineFailure
 from .raft.ports import EnginePort
+from .server_certificates import ServerCertificate
 
 log = structlog.get_logger("holdfast.server")
 
@@ -54,7 +56,12 @@ async def _serve(config: ClusterConfig, name: str, *, bootstrap: bool) -> int:
     metrics = Metrics()
     node, engine = build(config, name, bootstrap=bootstrap)
     node.apply_observer = metrics.observe_apply
+    limits = descriptors.within(config.http_limits, descriptors.raise_limit())
+    if limits != config.http_limits:
+        log.warning("few_descriptors", node=name, connections_max=limits.connections_max)
     try:
+        tls = config.http_tls
+        certificate = None if tls is None else ServerCertificate(tls.of(name), name)
         await node.start()
         engine.stats.fsync_observer = metrics.observe_fsync
         engine.stats.snapshots.observer = metrics.observe_snapshot
@@ -63,11 +70,13 @@ async def _serve(config: ClusterConfig, name: str, *, bootstrap: bool) -> int:
             address.host,
             address.port,
             machine_limits=config.machine_limits,
-            http_limits=config.http_limits,
+            http_limits=limits,
             rates=config.rates,
+            access=config.access,
+            certificate=certificate,
             metrics=metrics,
         )
-    except (EngineFailure, HttpFailure) as failure:
+    except (EngineFailure, HttpFailure, CertificateError) as failure:
         sys.stderr.write(f"holdfast: node {name} cannot start: {failure}\n")
         await node.stop()
         return EXIT_CONFIGURATION
@@ -123,7 +132,7 @@ def build(config: ClusterConfig, name: str, *, bootstrap: bool = False) -> tuple
         limits=config.machine_limits,
         cluster=config.cluster,
         members={
-            member.name: (f"http://{member.http}", str(member.raft)) for member in config.nodes
+            member.name: (config.http_url(member), str(member.raft)) for member in config.nodes
         },
         session_ref_key=config.cluster.encode() + secret,
     )

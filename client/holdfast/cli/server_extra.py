@@ -71,10 +71,11 @@ def check_certificates(config: ClusterConfig) -> list[str]:
 
 def local_nodes(config: ClusterConfig) -> tuple[LocalNode, ...]:
     """Every node of `config`, to be run on this machine."""
+    scheme = "http" if config.http_tls is None else "https"
     return tuple(
         LocalNode(
             name=node.name,
-            http_url="http://{}:{}".format(*_reachable(node.http.host, node.http.port)),
+            http_url="{}://{}:{}".format(scheme, *_reachable(node.http.host, node.http.port)),
             listens=(
                 ("http", node.http.host, node.http.port),
                 ("raft", node.raft.host, node.raft.port),

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from aiohttp import web
 
+from holdfast import wire
 from holdfast.wire import Code
 from holdfast_coordinator.config import HttpLimits, Rate
 from holdfast_coordinator.http.callers import guard
 from holdfast_coordinator.http.calls import Calls
 from holdfast_coordinator.http.cluster import ClusterCalls
+from holdfast_coordinator.http.connections import Connection, Doors, Gate
 from holdfast_coordinator.http.events import EventCalls
 from holdfast_coordinator.http.history import HistoryCalls
 from holdfast_coordinator.http.locks import LockCalls
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
     from holdfast_coordinator.access import Access
     from holdfast_coordinator.node_types import NodePort
+    from holdfast_coordinator.server_certificates import ServerCertificate
 
 _log = structlog.get_logger("holdfast.http")
 
@@ -55,9 +58,6 @@ KEEPALIVE_SECONDS: Final = 75.0
 
 SHUTDOWN_GRACE_SECONDS: Final = 1.0
 """What a request in progress gets when the node stops. Enough for any that does not wait; a waiter asks another node."""
-
-HEADER_BYTES_MAX: Final = 8190
-"""Of one line: two keys of 512 bytes, percent-encoded, are 3 KiB."""
 
 CLIENT_CLOSED_STATUS: Final = 499
 """Nobody sees it: in the metrics it counts requests whose caller went away."""
@@ -141,6 +141,9 @@ def _outermost(metrics: Metrics, requests_in_flight_max: int) -> Middleware:
         started = metrics.now()
         status = CLIENT_CLOSED_STATUS
         in_flight += 1
+        connection = request.protocol
+        if isinstance(connection, Connection):
+            connection.request_began()
         try:
             if in_flight > requests_in_flight_max:
                 raise Problem(Code.OVERLOADED, "this node has too many requests in progress")
@@ -163,6 +166,8 @@ def _outermost(metrics: Metrics, requests_in_flight_max: int) -> Middleware:
             return response
         finally:
             in_flight -= 1
+            if isinstance(connection, Connection):
+                connection.request_ended()
             metrics.observe_request(
                 _route(request), request.method, status, metrics.now() - started
             )
@@ -196,7 +201,7 @@ def _log_fault(error: BaseException | None, **where: Any) -> None:
     _log.error("request_failed", error=type(error).__name__, traceback="".join(lines), **where)
 
 
-class _ProblemProtocol(web.RequestHandler):
+class _ProblemConnection(Connection):
     """A connection whose unreadable requests get a problem too: those never reach the application."""
 
     def handle_error(
@@ -225,12 +230,14 @@ class HttpServer:
         self,
         runner: web.AppRunner,
         listener: asyncio.Server,
+        shaking: set[asyncio.Task[None]],
         metrics: Metrics,
         host: str,
         port: int,
     ) -> None:
         self._runner = runner
         self._listener = listener
+        self._shaking = shaking
         self.metrics = metrics
         self.host = host
         self.port = port
@@ -238,6 +245,8 @@ class HttpServer:
     async def close(self) -> None:
         """Stop listening, give requests in progress `shutdown_grace_seconds`, cancel the rest. May be called again."""
         self._listener.close()
+        for handshake in list(self._shaking):
+            handshake.cancel()
         await self._runner.cleanup()
 
 
@@ -253,9 +262,10 @@ async def start_http(
     metrics: Metrics | None = None,
     new_session: Callable[[], str] = new_session_id,
     patience: Patience = Patience(),  # noqa: B008 - frozen
+    certificate: ServerCertificate | None = None,
     shutdown_grace_seconds: float = SHUTDOWN_GRACE_SECONDS,
 ) -> HttpServer:
-    """Listen on `host`:`port` (0: any free port; see `HttpServer.port`) and answer for `node`.
+    """Listen on `host`:`port` (0: any free port; see `HttpServer.port`) and answer for `node`; over TLS with a `certificate`.
 
     Raises `HttpFailure` with a sentence if the port is in use or the address is not this machine's.
     """
@@ -280,23 +290,34 @@ async def start_http(
     if server is None:
         raise RuntimeError("the runner has been set up and has no server")
     loop = asyncio.get_running_loop()
+    limits, counts = http_limits or HttpLimits(), app[METRICS]
+    doors = Doors(
+        limits.connections_max, limits.connections_per_peer_max, counts.count_connection_ended
+    )
+    counts.watch_connections(lambda: doors.count)
+    shaking: set[asyncio.Task[None]] = set()
 
-    def connection() -> web.RequestHandler:
-        return _ProblemProtocol(
+    def connection() -> Connection:
+        made = _ProblemConnection(
             server,
             loop=loop,
             access_log=None,  # type: ignore[arg-type]  # documented: None turns it off
             keepalive_timeout=KEEPALIVE_SECONDS,
-            max_line_size=HEADER_BYTES_MAX,
-            max_field_size=HEADER_BYTES_MAX,
+            max_line_size=limits.header_bytes_max,
+            max_field_size=limits.header_bytes_max,
+            max_headers=limits.headers_max,
             auto_decompress=False,
         )
+        made.head_seconds_max = limits.head_read_ms_max / wire.MS_PER_SECOND
+        return made
 
     try:
-        listener = await loop.create_server(connection, host, port, backlog=BACKLOG)
+        listener = await loop.create_server(
+            lambda: Gate(doors, connection, certificate, shaking), host, port, backlog=BACKLOG
+        )
     except OSError as error:
         await runner.cleanup()
         reason = error.strerror or str(error)
         raise HttpFailure(f"cannot listen for HTTP on {host}:{port}: {reason}") from error
     bound = listener.sockets[0].getsockname()[1]
-    return HttpServer(runner, listener, app[METRICS], host, bound)
+    return HttpServer(runner, listener, shaking, counts, host, bound)

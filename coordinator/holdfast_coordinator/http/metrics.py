@@ -86,6 +86,17 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self._connections = Gauge(
+            "holdfast_http_connections",
+            "Connections of callers, those that are still in their TLS handshake included.",
+            registry=self.registry,
+        )
+        self._connections_ended = Counter(
+            "holdfast_http_connections_ended_total",
+            "Connections of callers that this node ended, by the limit that was reached or what else was wrong.",
+            ("reason",),
+            registry=self.registry,
+        )
         self._fsync = Histogram(
             "holdfast_journal_fsync_duration_seconds",
             "How long the disk took to make a group of journal records durable.",
@@ -111,6 +122,13 @@ class Metrics:
     def watch(self, node: NodePort) -> None:
         """From now on a scrape also tells this node's state. Once for each node."""
         self.registry.register(_NodeCollector(node))
+
+    def watch_connections(self, count: Callable[[], int]) -> None:
+        """How many connections there are, as of the moment of asking."""
+        self._connections.set_function(count)
+
+    def count_connection_ended(self, reason: str) -> None:
+        self._connections_ended.labels(reason).inc()
 
     def watch_watchers(self, count: Callable[[], int]) -> None:
         self._watchers.set_function(count)
