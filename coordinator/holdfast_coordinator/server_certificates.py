@@ -67,7 +67,7 @@ def server_names(files: ServerFiles) -> frozenset[str]:
 def warnings(files: ServerFiles, host: str) -> list[str]:
     """What works, and is not as it should be. `host`: where callers find the node, as cluster.yml says."""
     found = key_warnings(files.key)
-    names = server_names(files)
+    names, host = server_names(files), host.lower()
     wildcard = f"*.{host.partition('.')[2]}"
     if host not in names and wildcard not in names:
         held = ", ".join(sorted(names)) or "none"
