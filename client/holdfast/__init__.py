@@ -53,6 +53,7 @@ from holdfast.views import (
 
 if TYPE_CHECKING:
     from holdfast.client import AsyncClient, connect
+    from holdfast.credentials import Credentials, credentials_from_environment, tls_context
     from holdfast.election import Election, Leader, Leadership
     from holdfast.held import AsyncGrant, BlockingGrant, SharedGrant
     from holdfast.lock import Lock
@@ -78,6 +79,7 @@ __all__ = [
     "ClosedPage",
     "Closure",
     "ClusterInfo",
+    "Credentials",
     "Deadlock",
     "Election",
     "Explanation",
@@ -115,8 +117,10 @@ __all__ = [
     "__version__",
     "connect",
     "connect_sync",
+    "credentials_from_environment",
     "current_grant",
     "release_on_sigterm",
+    "tls_context",
 ]
 
 _LAZY = {
@@ -131,6 +135,9 @@ _LAZY = {
     "BlockingLeadership": "holdfast.sync_services",
     "BlockingWatch": "holdfast.sync_services",
     "AsyncClient": "holdfast.client",
+    "Credentials": "holdfast.credentials",
+    "credentials_from_environment": "holdfast.credentials",
+    "tls_context": "holdfast.credentials",
     "connect": "holdfast.client",
     "Lock": "holdfast.lock",
     "BlockingLock": "holdfast.sync",

@@ -147,7 +147,8 @@ def connect(
     `"sqlite:///locks.db"`, `"postgresql+psycopg://host/name"`, `"redis://host:6379/0"`. `require`: what the store must promise
     (`"fencing=global"`, see `holdfast capabilities`), else `Unsuitable` is raised. `ttl`: seconds after which what a dead client
     held is given away. `owner`: what others see of you. `timeout`: seconds for which one call goes on asking without a
-    definite answer (on top of `wait`). `token`: sent as a bearer credential. `on_at_risk(grant, seconds_left)` is called when
+    definite answer (on top of `wait`). `token`: sent as a bearer token; `tls`: how to speak to `https://` endpoints
+    (`holdfast.tls_context`; without it, as this machine does). `on_at_risk(grant, seconds_left)` is called when
     renewal has been failing for so long that the lock will be lost in `seconds_left`; `on_lost(grant)` when it is lost; both on the
     event loop, for every lock. Raises `ValueError` for an unusable argument; does no I/O.
     """

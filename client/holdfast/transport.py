@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
@@ -23,7 +24,6 @@ from holdfast.errors import ClientClosed
 from holdfast.streams import Streaming, open_http_stream
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Mapping, Sequence
 
     from holdfast.clock import Clock
@@ -246,7 +246,11 @@ class LateTransport:
 
 def _why(error: Exception) -> str:
     """Why there is no connection, in the words of the operating system; aiohttp's repeat the address twice."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not accepted: {error.certificate_error}"
     cause = getattr(error, "os_error", None)
+    if isinstance(cause, ssl.SSLError):
+        return f"no TLS with it: {(cause.reason or str(cause)).replace('_', ' ').lower()}"
     if not isinstance(cause, OSError):
         return str(error) or "no connection in time"
     if cause.errno is not None and cause.errno > 0:

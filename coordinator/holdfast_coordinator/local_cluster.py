@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,7 +34,16 @@ class LocalCluster:
     """`async with LocalCluster(directory) as cluster:` gives a ready cluster. `directory` receives `cluster.yml`, the data and one
     log file a node. `settings` are more lines for `cluster.yml`."""
 
-    def __init__(self, directory: Path, *, nodes: int = 3, settings: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        nodes: int = 3,
+        settings: str = "",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """`tls`: how to speak to nodes whose `settings` have http_tls."""
+        self._tls = tls
         self.directory = directory
         self._settings = settings
         self.names = tuple(f"n{number}" for number in range(1, nodes + 1))
@@ -73,7 +83,7 @@ class LocalCluster:
         return tuple(name for name in self.names if name in self._processes)
 
     def url(self, name: str) -> str:
-        return f"http://{self._http[name]}"
+        return f"{'http' if self._tls is None else 'https'}://{self._http[name]}"
 
     def pid(self, name: str) -> int:
         return self._processes[name].pid
@@ -133,7 +143,8 @@ class LocalCluster:
         """Returns when `/readyz` answers 200. Raises LocalClusterError if the process ends or takes too long."""
         process = self._processes[name]
         timeout = aiohttp.ClientTimeout(total=2)
-        async with aiohttp.ClientSession(timeout=timeout) as http:
+        connector = aiohttp.TCPConnector(ssl=True if self._tls is None else self._tls)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as http:
             for _ in range(int(READY_WITHIN_SECONDS / POLL_SECONDS)):
                 if process.returncode is not None:
                     raise LocalClusterError(f"node {name} ended: {self._last_words(name)}")

@@ -10,7 +10,7 @@ import click
 
 from holdfast import wire
 from holdfast.cli import exit_codes
-from holdfast.cli.common import endpoints_option, fail, json_option, print_json
+from holdfast.cli.common import credentials, endpoints_option, fail, json_option, print_json
 from holdfast.wire import Code
 
 CALL_SECONDS: Final = 6.0
@@ -59,7 +59,10 @@ async def _call(endpoints: str, what: str, body: dict[str, Any] | None) -> dict[
     """The answer of the first node that does it. Ends the command with a sentence if none does."""
     sentence, exit_code = "no node of the cluster answered", exit_codes.UNREACHABLE
     timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout) as http:
+    shown = credentials()
+    headers = {} if shown.token is None else {"Authorization": f"Bearer {shown.token}"}
+    connector = aiohttp.TCPConnector(ssl=True if shown.tls is None else shown.tls)
+    async with aiohttp.ClientSession(timeout=timeout, headers=headers, connector=connector) as http:
         for endpoint in filter(None, (part.strip() for part in endpoints.split(","))):
             url = f"{endpoint.rstrip('/')}{wire.API_PREFIX}/cluster/{what}"
             try:

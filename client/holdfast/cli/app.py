@@ -7,6 +7,7 @@ import click
 from holdfast._version import __version__
 from holdfast.cli import (
     admin,
+    credential,
     explaining,
     files,
     histories,
@@ -41,6 +42,7 @@ Exit codes:
   128+n  lock: signal n ended the command, or the waiting for the lock
 
 HOLDFAST_ENDPOINTS names the cluster or another store (--endpoints wins); HOLDFAST_CONFIG the file for up, serve and config check.
+For https:// and identities: --ca, --cert, --key, --bearer-file, or the variables that their help names.
 Completion for your shell: eval "$(_HOLDFAST_COMPLETE=bash_source holdfast)", or zsh_source, or fish_source.
 """
 
@@ -72,6 +74,7 @@ for _command in (
     operating.force,
     operating.resolve,
     stores.capabilities,
+    credential.credential,
     locking.lock,
     locking.elect,
 ):

@@ -15,6 +15,16 @@ from rich.console import Console
 
 import holdfast
 from holdfast.cli import exit_codes
+from holdfast.credentials import (
+    ENV_BEARER,
+    ENV_BEARER_FILE,
+    ENV_CA_FILE,
+    ENV_CERTIFICATE_FILE,
+    ENV_KEY_FILE,
+    Credentials,
+    credentials_of,
+)
+from holdfast.stores.address import parse_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -28,7 +38,31 @@ Command = TypeVar("Command", bound="Callable[..., object]")
 Result = TypeVar("Result")
 
 
+_SHOWN: Final = "holdfast.cli.shown"
+"""Where the options of what is shown to the nodes are kept, in the `meta` of the command's context."""
+
+_SHOWN_OPTIONS: Final = (
+    ("--ca", "ca_file", ENV_CA_FILE, "PEM file of who signs the nodes' certificates."),
+    ("--cert", "certificate_file", ENV_CERTIFICATE_FILE, "PEM file: the certificate to show."),
+    ("--key", "key_file", ENV_KEY_FILE, "PEM file: the key of --cert, if it is not in there."),
+    ("--bearer-file", "token_file", ENV_BEARER_FILE, "File with the bearer token to show."),
+)
+
+
 def endpoints_option(command: Command) -> Command:
+    """--endpoints, and what is shown to the nodes there (see `credentials`). A bearer token is no option: everybody on a machine
+    sees the arguments of everybody's commands."""
+    for name, keyword, variable, told in reversed(_SHOWN_OPTIONS):
+        command = click.option(
+            name,
+            keyword,
+            envvar=variable,
+            show_envvar=True,
+            type=click.Path(exists=True, dir_okay=False),
+            expose_value=False,
+            callback=_keep_shown,
+            help=told,
+        )(command)
     return click.option(
         "--endpoints",
         envvar="HOLDFAST_ENDPOINTS",
@@ -38,6 +72,20 @@ def endpoints_option(command: Command) -> Command:
         metavar="URLS",
         help="The nodes, separated by commas; any of them will do. Or another store: sqlite:///locks.db, redis://host, ...",
     )(command)
+
+
+def _keep_shown(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    if option.name is not None:
+        context.meta.setdefault(_SHOWN, {})[option.name] = value
+
+
+def credentials() -> Credentials:
+    """What the command that runs now shows to nodes. Exits with a sentence when a file cannot be used."""
+    shown = click.get_current_context().meta.get(_SHOWN, {})
+    try:
+        return credentials_of(token=os.environ.get(ENV_BEARER), **shown)
+    except ValueError as error:
+        fail(str(error), exit_codes.USAGE)
 
 
 def json_option(command: Command) -> Command:
@@ -54,7 +102,11 @@ def connect(endpoints: str, *, ttl: float = 10.0, owner: str | None = None) -> h
             exit_codes.USAGE,
         )
     try:
-        return holdfast.connect(endpoints, ttl=ttl, owner=owner, timeout=ANSWER_SECONDS)
+        is_cluster = parse_store(endpoints) is None
+        shown = credentials() if is_cluster else Credentials()
+        return holdfast.connect(
+            endpoints, ttl=ttl, owner=owner, timeout=ANSWER_SECONDS, **shown.keywords
+        )
     except (ValueError, ModuleNotFoundError, holdfast.HoldfastError) as error:
         fail(f"--endpoints: {error}", exit_codes.USAGE)
 

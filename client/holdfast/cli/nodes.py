@@ -16,6 +16,7 @@ from holdfast.cli.processes import ProcessWorld, end_with_parent, occupied, serv
 from holdfast.cli.supervisor import Event, Supervisor
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from holdfast.cli.common import Command
@@ -79,6 +80,7 @@ def up(config_path: Path, no_restart: bool, as_json: bool) -> None:
                 serve_command(config_path.resolve(), bootstrap=server_extra.is_new_cluster(loaded)),
                 report,
                 restart=not no_restart,
+                tls=server_extra.readiness_tls(loaded),
             )
         )
     )
@@ -95,9 +97,10 @@ async def _supervise(
     report: Callable[[Event], None],
     *,
     restart: bool,
+    tls: ssl.SSLContext | None,
 ) -> int:
     ready_urls = {node.name: f"{node.http_url}/readyz" for node in nodes}
-    async with ProcessWorld(command, ready_urls) as world:
+    async with ProcessWorld(command, ready_urls, tls) as world:
         supervisor = Supervisor([node.name for node in nodes], world, report, restart=restart)
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:

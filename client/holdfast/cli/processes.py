@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
@@ -53,15 +54,23 @@ class NodeProcess:
 class ProcessWorld:
     """Nodes as processes of this machine. Use as an async context manager; it owns the HTTP session of the readiness checks."""
 
-    def __init__(self, command: Sequence[str], ready_urls: Mapping[str, str]) -> None:
-        """`command`: to it `--node NAME` is added. `ready_urls`: for each node, what answers 200 when it can serve."""
+    def __init__(
+        self,
+        command: Sequence[str],
+        ready_urls: Mapping[str, str],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """`command`: to it `--node NAME` is added. `ready_urls`: for each node, what answers 200 when it can serve; `tls`: how to
+        speak to them, if they are https."""
+        self._tls = tls
         self._command = tuple(command)
         self._ready_urls = dict(ready_urls)
         self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> ProcessWorld:
         timeout = aiohttp.ClientTimeout(total=READY_ANSWER_SECONDS_MAX)
-        self._http = aiohttp.ClientSession(timeout=timeout)
+        connector = aiohttp.TCPConnector(ssl=True if self._tls is None else self._tls)
+        self._http = aiohttp.ClientSession(timeout=timeout, connector=connector)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -6,8 +6,10 @@ is installed; and nowhere else in this package is it imported at all (import-lin
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -83,6 +85,21 @@ def local_nodes(config: ClusterConfig) -> tuple[LocalNode, ...]:
         )
         for node in config.nodes
     )
+
+
+def readiness_tls(config: ClusterConfig) -> ssl.SSLContext | None:
+    """How to ask the nodes on this machine whether they are ready, if they speak TLS. They are asked nothing else and told nothing,
+    and may have the name of a load balancer, so they are not verified. Where callers need a certificate, a node's own is shown."""
+    if config.http_tls is None:
+        return None
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    files = config.http_tls.of(config.nodes[0].name)
+    if files.demands:
+        with contextlib.suppress(OSError):  # the node says better what is wrong with it
+            context.load_cert_chain(files.certificate, files.key, password=lambda: b"")
+    return context
 
 
 def is_new_cluster(config: ClusterConfig) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import web
 
@@ -29,6 +29,9 @@ TLS_SECONDS_MAX: Final = 10.0
 
 ANSWER_SECONDS_MAX: Final = 30.0
 """For a caller to take what is on its way to it. A page of a thousand locks is taken in that time by a telephone in a train."""
+
+GRACE_TURNS: Final = 16
+"""Of the loop, for what is in the socket: it is read, becomes a request, and that a task, within six."""
 
 IPV6_NETWORK_BITS: Final = 64
 """What one caller of IPv6 has to itself: its addresses count as one."""
@@ -93,7 +96,7 @@ class Connection(web.RequestHandler):
     doors: Doors
     left: Callable[[], object]
     head_seconds_max: float
-    _timer: asyncio.TimerHandle | None = None
+    _timer: asyncio.Handle | None = None
     _stuck: asyncio.TimerHandle | None = None
     _is_between_requests = True
 
@@ -141,9 +144,15 @@ class Connection(web.RequestHandler):
         self.left()
 
     def _expect_head(self) -> None:
-        self._timer = self._loop.call_later(
-            self.head_seconds_max, self._cut_off, self.transport, HEAD_TOO_SLOW
-        )
+        self._timer = self._loop.call_later(self.head_seconds_max, self._head_is_late, GRACE_TURNS)
+
+    def _head_is_late(self, turns: int) -> None:
+        """Time 0: the process is paused, or busy, for longer than a head may take. Time 1: the timer is called before the socket is
+        read, in which the whole head has been for long."""
+        if turns > 0:
+            self._timer = self._loop.call_soon(self._head_is_late, turns - 1)
+        else:
+            self._cut_off(self.transport, HEAD_TOO_SLOW)
 
     def _await_reader(self) -> None:
         if self._stuck is None:
@@ -177,7 +186,7 @@ class Gate(asyncio.Protocol):
         self._is_lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a TCP server
+        transport = cast("asyncio.Transport", transport)  # those of uvloop are none to isinstance
         self._peer = peer_of(transport.get_extra_info("peername"))
         if not self._doors.enter(self._peer):
             transport.abort()

@@ -29,7 +29,12 @@ from holdfast_coordinator.server_certificates import (
     warnings,
 )
 
-from .access import access_of, bearer, grant, identity
+from ..access import (  # noqa: TID252 - tests are no package that is on the path
+    access_of,
+    bearer,
+    grant,
+    identity,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
