@@ -42,7 +42,9 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 for name in field.names:
                     got = await field.order(name, **common, workers=workers, seconds=seconds)
                     windows.setdefault((name, workers), []).append(got)
-                    say(f"round {number + 1}: {name:16} {workers:4} workers {got['per_second']:9,.0f} cycles/s")
+                    say(
+                        f"round {number + 1}: {name:16} {workers:4} workers {got['per_second']:9,.0f} cycles/s"
+                    )
         return {
             "what": "cycles",
             "rounds": rounds,

@@ -267,7 +267,6 @@ def main() -> None:
         arguments.load = int(arguments.load)
         uvloop.run(run_node(arguments))
         return
-    prototype = os.environ.get("HOLDFAST_PROTOTYPE")
     for in_flight in [int(each) for each in arguments.in_flight.split(",")] * arguments.rounds:
         for tls in (False, True) if arguments.tls else (False,):
             with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:

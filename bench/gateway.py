@@ -81,10 +81,10 @@ async def open_session(url: str, ttl_seconds: int = SESSION_SECONDS) -> str:
 
 def table(result: dict[str, Any]) -> str:
     lines = [f"{'':10}{'cycles/s':>10}{'p50 ms':>9}{'p99 ms':>9}   (of one request)"]
-    for row in result["rows"]:
-        lines.append(
-            f"{row['contender']:10}{row['per_second']:>10,.0f}{row['p50_ms']:>9.2f}{row['p99_ms']:>9.2f}"
-        )
+    lines += [
+        f"{row['contender']:10}{row['per_second']:>10,.0f}{row['p50_ms']:>9.2f}{row['p99_ms']:>9.2f}"
+        for row in result["rows"]
+    ]
     if len(result["rows"]) == 2:
         ours, theirs = (row["per_second"] for row in result["rows"])
         lines.append(f"Holdfast does {ours / theirs:.2f} x what etcd's gateway does")

@@ -23,11 +23,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import holdfast
 import uvloop
 from measuring import Tape, Usage, answer, parser, resident_mib, say
 from peers.holdfast_client import drive
 
+import holdfast
 from holdfast_coordinator.local_cluster import LocalCluster
 
 MEMORY_LOCKS, FEW, MANY = 100_000, 1_000, 1_000_000

@@ -7,6 +7,7 @@ a busy machine has spoilt is not hidden: each window says how much CPU strangers
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -140,7 +141,7 @@ class Tape:
         """Rates a second, times in milliseconds. A hand-over is the time from one grant to the next, whoever gets it: with one
         contended key that is what the key was out of use for, since nobody holds it longer than an instant."""
         acquires, cycles, grants = map(sorted, (self.acquires, self.cycles, self.granted_at))
-        gaps = sorted(after - before for before, after in zip(grants, grants[1:], strict=False))
+        gaps = sorted(after - before for before, after in itertools.pairwise(grants))
         return {
             "per_second": round(len(cycles) / seconds, 1),
             "acquire_p50_ms": round(percentile(acquires, 0.50) * 1000, 3),

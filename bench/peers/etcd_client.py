@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 from measuring import Tape
+
 from peers.loops import Pair, loops, renew_evenly
 
 LEASE_SECONDS = 10
@@ -43,9 +44,7 @@ class Client:
         )
 
     def _call(self, path: str, request: Any, response: Any) -> Any:
-        return self._channel.unary_unary(
-            f"/{path}", request.SerializeToString, response.FromString
-        )
+        return self._channel.unary_unary(f"/{path}", request.SerializeToString, response.FromString)
 
     async def keep_alive(self, leases: list[int], ttl_seconds: float) -> None:
         """Renew each lease each third of its TTL, until cancelled. Raises RuntimeError if one has ended."""
@@ -152,10 +151,7 @@ async def idle(
         for first in range(0, sessions, OPENED_AT_ONCE):
             # Long at first: opening thousands takes longer than the TTL. It plays no part in the cost of keeping them.
             some = await _grant(client, min(OPENED_AT_ONCE, sessions - first), 3600)
-            pairs = [
-                own_key(client, b"idle/%d" % n, lease)
-                for n, lease in enumerate(some, first)
-            ]
+            pairs = [own_key(client, b"idle/%d" % n, lease) for n, lease in enumerate(some, first)]
             await asyncio.gather(*(acquire() for acquire, _ in pairs))
             leases += some
         ready()

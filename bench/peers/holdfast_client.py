@@ -7,8 +7,9 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
-import holdfast
 from measuring import Tape
+
+import holdfast
 from peers.loops import Pair, loops
 
 OPENED_AT_ONCE = 100

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import uvloop
 from measuring import Tape, Usage
+
 from peers import contender
 from peers.processes import free_files
 
@@ -83,7 +84,7 @@ async def main(name: str, address: Any) -> None:
                 answer = await cycles(getattr(module, chosen.function), address, order)
             else:
                 answer = await idle(module.idle, address, order)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the parent is told
             answer = {"failed": f"{type(error).__name__}: {_innermost(error)}"}
         print(json.dumps(answer), flush=True)
 

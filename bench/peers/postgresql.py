@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import pwd
@@ -65,7 +66,8 @@ class Server:
                 if directory.is_relative_to(parent) and parent.stat().st_uid == 0:
                     _let_through(parent)
             _let_through(directory)
-        subprocess.run(  # noqa: S603 - a fixed command
+        await asyncio.to_thread(
+            subprocess.run,
             [folder / "initdb", "-D", data, "-A", "trust", "-U", "bench", "--locale=C"],
             check=True, capture_output=True, **who,
         )  # fmt: skip

@@ -1,5 +1,6 @@
-"""A lock table in PostgreSQL through asyncpg, a connection for each worker: a row under a unique key with an expiry (an expired one
-is taken over), deleted by key and owner; two durable commits a cycle. A contended key: an advisory lock, for a table has no queue."""
+"""A lock table in PostgreSQL through asyncpg, a connection for each worker: a row under a unique key with an expiry (an expired
+one is taken over), deleted by key and owner; two durable commits a cycle. A contended key: an advisory lock, for a table has no
+queue."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import secrets
 
 import asyncpg
 from measuring import Tape
+
 from peers.loops import Pair, loops
 
 TABLE = """create table if not exists locks (

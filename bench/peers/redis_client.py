@@ -8,6 +8,7 @@ from typing import Any
 
 import redis.asyncio as redis
 from measuring import Tape
+
 from peers.loops import Pair, loops
 
 TTL_MS = 10_000

@@ -12,6 +12,7 @@ from typing import Any
 
 from kazoo.client import KazooClient
 from measuring import Tape
+
 from peers.zookeeper_wire import leader_port
 
 logging.getLogger("kazoo").setLevel(logging.CRITICAL)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import cast
 
 from measuring import Tape
+
 from peers.loops import Pair, loops, renew_evenly
 
 CREATE, DELETE, EXISTS, CHILDREN, PING, CLOSE = 1, 2, 3, 8, 11, -11
@@ -110,9 +111,7 @@ class Session(asyncio.Protocol):
     def _call(self, operation: int, body: bytes) -> asyncio.Future[bytes]:
         self._number += 1
         future = self._calls[self._number] = self._loop.create_future()
-        self._transport.write(
-            struct.pack(">iii", 8 + len(body), self._number, operation) + body
-        )
+        self._transport.write(struct.pack(">iii", 8 + len(body), self._number, operation) + body)
         return future
 
     async def create(self, path: bytes, flags: int = 0) -> bytes:
@@ -234,9 +233,7 @@ async def idle(
         await asyncio.gather(*(each.create(b"/idle/%d" % n, EPHEMERAL) for n, each in some))
     ready()
     try:
-        await asyncio.wait(
-            [each.lost for each in opened], return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait([each.lost for each in opened], return_when=asyncio.FIRST_COMPLETED)
         raise RuntimeError("a session was lost")
     finally:
         if pinging is not None:

@@ -16,12 +16,13 @@ from typing import Annotated, Final
 import msgspec
 import structlog
 
+from .admission import Admission
 from .batcher import TIME_PERIOD_MS, Batcher, count_within_limit, no_wall_clock
 from .machine import Limits, Machine, decode_entry, encode_operation
 from .machine.codec import EMPTY_ENTRY, Encoded, readable
 from .machine.operations import Acquire, Barrier, Operation, Origin, Release, Withdraw
 from .machine.outcomes import Outcome, Passed, Refused
-from .node_types import ClusterStatus, NodeState, NodeStatus, Unknown
+from .node_types import ClusterStatus, NodeState, NodeStatus, Overloaded, Unknown, overloaded
 from .raft import EngineFailure
 from .raft.ports import EnginePort
 from .submissions import Orphan, Submission, Submissions
@@ -48,7 +49,6 @@ WITHDRAWALS_PER_ROUND_MAX: Final = 1_000
 """A dead node may have had tens of thousands of waiting callers; what is alive goes on meanwhile."""
 
 OPERATIONS_PER_MESSAGE_MAX: Final = 512
-RETRY_AFTER_MS: Final = 200
 MESSAGE_VERSION: Final = 1
 
 _Version = Annotated[int, msgspec.Meta(ge=MESSAGE_VERSION, le=MESSAGE_VERSION)]
@@ -85,6 +85,7 @@ class Node:
         self._members = members
         self._session_ref_key = hashlib.blake2b(session_ref_key, digest_size=32).digest()
         self._submissions = Submissions()
+        self._admission = Admission()
         self._batcher = Batcher(clock_ns, wall_ms)
         self._leader: str | None = None
         self._caught_up_ns: int | None = None
@@ -127,8 +128,9 @@ class Node:
     async def submit(self, operation: Operation) -> Outcome | Unknown:
         """The final outcome of `operation`. `Refused` is definite; `Unknown` says that it may or may not take effect. Cancelling
         the call means that the caller has gone: its waiter is withdrawn, and a grant that nobody can ask for again is released."""
-        if self._submissions.full:
-            return Refused("overloaded", "too many operations are on their way through this node")
+        refused = self._refused_for_overload(operation)
+        if refused is not None:
+            return refused
         future: asyncio.Future[Outcome | Unknown] = asyncio.get_running_loop().create_future()
         submission = Submission(operation, future, self._clock_ns())
         self._submissions.admit(submission)
@@ -304,6 +306,13 @@ class Node:
 
     # -- inside ----------------------------------------------------------------------------------------
 
+    def _refused_for_overload(self, operation: Operation) -> Overloaded | None:
+        books, admission = self._submissions, self._admission
+        waiting = len(books.waiting)
+        if admission.admits(operation, in_flight=books.in_flight, waiting=waiting):
+            return None
+        return overloaded(admission.appointment(self._clock_ns()))
+
     def _lead(self, term: int) -> None:
         if self._batcher.term != term:
             self._batcher.begin(term)
@@ -369,10 +378,13 @@ class Node:
         return future
 
     def keep_house(self) -> None:
-        """Four times a second: callers that have waited long enough, a leader that made no progress, the passing of time."""
+        """Four times a second: how much comes in, callers that have waited long enough, a leader that made no progress, the passing
+        of time."""
         now_ns = self._clock_ns()
         engine = self.engine
         self._note_progress(now_ns)
+        books = self._submissions
+        self._admission.look(now_ns, settled=books.settled, oldest_ns=books.oldest_ns)
         self._answer_overdue(now_ns)
         self._retry_stalled(now_ns)
         if engine.is_leader:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from holdfast_coordinator.machine.outcomes import Refused
 from holdfast_coordinator.raft.errors import AdminRefused
 from holdfast_coordinator.raft.ports import StorageStatus
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from holdfast_coordinator.machine import Machine
     from holdfast_coordinator.machine.operations import Operation
-    from holdfast_coordinator.machine.outcomes import Outcome, Refused
+    from holdfast_coordinator.machine.outcomes import Outcome
 
 __all__ = [
     "AdminRefused",
@@ -25,8 +26,10 @@ __all__ = [
     "NodePort",
     "NodeState",
     "NodeStatus",
+    "Overloaded",
     "StorageStatus",
     "Unknown",
+    "overloaded",
 ]
 
 NodeState = Literal["leader", "follower", "candidate", "unreachable", "unknown"]
@@ -37,6 +40,17 @@ class Unknown:
     """The operation may or may not have taken effect, or may yet. The caller asks again under the same request id."""
 
     detail: str
+
+
+class Overloaded(Refused, frozen=True, gc=False):
+    """This node refuses before anything was proposed; the log knows nothing of it. Ask again after `retry_after_ms`."""
+
+    retry_after_ms: int = 0
+
+
+def overloaded(retry_after_ms: int) -> Overloaded:
+    detail = "this node has more to do than it can do in time"
+    return Overloaded("overloaded", detail, retry_after_ms=retry_after_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,17 +18,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 from .machine.operations import Acquire, Operation
 from .machine.outcomes import Granted, Outcome, Queued
 from .node_types import Unknown
-
-IN_FLIGHT_MAX: Final = 4_096
-"""Operations admitted here and not yet applied. Beyond it the answer is `overloaded`, before a number is given out."""
-
-WAITING_MAX: Final = 50_000
-"""Acquires of callers of this node that wait in a queue of the machine."""
 
 
 @dataclass(slots=True, eq=False)
@@ -66,9 +59,20 @@ class Submissions:
     forwarded: int = 0
 
     @property
-    def full(self) -> bool:
-        in_flight = len(self.admitted) + len(self.outstanding)
-        return in_flight >= IN_FLIGHT_MAX or len(self.waiting) >= WAITING_MAX
+    def in_flight(self) -> int:
+        """Admitted and not yet applied."""
+        return len(self.admitted) + len(self.outstanding)
+
+    @property
+    def settled(self) -> int:
+        """How many have been applied here so far."""
+        return self.last_sequence - len(self.outstanding)
+
+    @property
+    def oldest_ns(self) -> int | None:
+        """When the oldest that a leader was sent, and that is not yet applied, was admitted."""
+        oldest = next(iter(self.outstanding.values()), None)
+        return None if oldest is None else oldest.admitted_ns
 
     def admit(self, submission: Submission) -> None:
         self.admitted.append(submission)

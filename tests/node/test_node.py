@@ -8,13 +8,21 @@ from typing import Any
 import msgpack
 import pytest
 
+from holdfast_coordinator.admission import IN_FLIGHT_AT_ONCE
 from holdfast_coordinator.batcher import ENTRY_BYTES_MAX
 from holdfast_coordinator.machine import Limits
-from holdfast_coordinator.machine.operations import Acquire, OpenSession, Operation, Release
+from holdfast_coordinator.machine.operations import (
+    Acquire,
+    OpenSession,
+    Operation,
+    Release,
+    RenewSession,
+)
 from holdfast_coordinator.machine.outcomes import (
     Granted,
     Refused,
     Released,
+    Renewed,
     SessionOpened,
     Withdrawn,
 )
@@ -22,7 +30,6 @@ from holdfast_coordinator.node import NO_LEADER_AFTER_MS, PEER_GONE_MS, UNKNOWN_
 from holdfast_coordinator.node_types import Unknown
 from holdfast_coordinator.raft import EngineFailure
 from holdfast_coordinator.raft.scripted import ScriptedLog
-from holdfast_coordinator.submissions import IN_FLIGHT_MAX
 
 SESSION = "s" * 32
 WALL_MS = 1_700_000_000_000
@@ -254,7 +261,7 @@ async def test_beyond_the_bound_the_answer_is_overloaded_and_nothing_is_forwarde
     cluster: Cluster,
 ) -> None:
     cluster.log.elect(None)
-    tasks = [ask(cluster, "n1", anonymous(str(number))) for number in range(IN_FLIGHT_MAX + 1)]
+    tasks = [ask(cluster, "n1", anonymous(str(number))) for number in range(IN_FLIGHT_AT_ONCE + 1)]
     await asyncio.sleep(0)
     refused = await tasks[-1]
     assert isinstance(refused, Refused)
@@ -262,6 +269,27 @@ async def test_beyond_the_bound_the_answer_is_overloaded_and_nothing_is_forwarde
     for task in tasks[:-1]:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_what_keeps_or_ends_something_is_taken_by_a_node_that_refuses_acquires(
+    cluster: Cluster,
+) -> None:
+    """A refused renewal would lose a session that did nothing wrong, and a refused release prolongs what the others wait for."""
+    await done(cluster, "n1", OpenSession(SESSION, 10_000))
+    held = await done(cluster, "n1", Acquire(("mine",), SESSION, request_id=1))
+    cluster.log.elect(None)
+    crowd = [ask(cluster, "n1", anonymous(str(number))) for number in range(IN_FLIGHT_AT_ONCE + 1)]
+    renewal = ask(cluster, "n1", RenewSession(SESSION))
+    release = ask(cluster, "n1", Release(SESSION, held.token))
+    await asyncio.sleep(0)
+    refused = await crowd[-1]
+    assert isinstance(refused, Refused)
+    cluster.log.elect("n1")
+    for _ in range(10):
+        await cluster.settle()
+    assert isinstance(await renewal, Renewed)
+    assert isinstance(await release, Released)
+    await asyncio.gather(*crowd)
 
 
 async def test_a_message_that_is_not_ours_changes_nothing(cluster: Cluster) -> None:
@@ -362,7 +390,7 @@ async def test_a_full_node_still_gives_back(cluster: Cluster) -> None:
     waiting = ask(cluster, "n2", anonymous(session="b" * 32, wait_ms=30_000))
     await cluster.settle()
     cluster.log.elect(None)
-    crowd = [ask(cluster, "n2", Release(SESSION, 7)) for _ in range(IN_FLIGHT_MAX)]
+    crowd = [ask(cluster, "n2", Release(SESSION, 7)) for _ in range(IN_FLIGHT_AT_ONCE)]
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.sleep(0)

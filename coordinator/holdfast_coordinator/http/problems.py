@@ -23,6 +23,7 @@ from holdfast_coordinator.http.views import (
     closure_view,
     holder_view,
 )
+from holdfast_coordinator.node_types import Overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 RETRY_AFTER_MS: Final = {
     # About half an election at the default timing: the next attempt usually finds the new leader.
     Code.NO_LEADER: 300,
-    # A few batches' time; what filled the queue has drained by then, or the next refusal says so again.
+    # Of what the HTTP layer refuses; a node that has too much to do says itself when (`admission`).
     Code.OVERLOADED: 100,
 }
 
@@ -174,6 +175,7 @@ def of_refusal(refused: Refused, session_ref: Callable[[str], str]) -> Problem:
         queue_length=refused.queue_length if held else None,
         closed=closure_view(refused.closed) if refused.closed is not None else None,
         cycle=[blocked_view(step, session_ref) for step in refused.cycle] or None,
+        retry_after_ms=refused.retry_after_ms if isinstance(refused, Overloaded) else None,
     )
 
 
