@@ -15,10 +15,10 @@ ARGS ?=
 TORTURE_MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench kill torture conformance clean
+.PHONY: help setup demo test check format bench bench-publish bench-harness kill torture conformance clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.ready-to-develop ## make .venv and install Holdfast with everything that tests and checks need
 
@@ -40,11 +40,13 @@ format: $(VENV)/.ready-to-develop ## let ruff lay out the code and mend what it 
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.ready-to-develop ## lock cycles per second, memory per lock, the log alone, and the other stores; fsync on
-	$(BIN)/python bench/locks.py
-	$(BIN)/python bench/engine.py
-	$(BIN)/python bench/machine.py
-	$(BIN)/python bench/stores.py
+bench: $(VENV)/.ready-to-measure ## beside etcd, ZooKeeper, Redis, PostgreSQL; table and charts (ARGS=--quick, ARGS=--full)
+	$(BIN)/python bench/run.py $(ARGS)
+
+bench-publish: $(VENV)/.ready-to-measure ## the same on a quiet machine, half an hour: docs/performance.md is written anew
+	$(BIN)/python bench/run.py --full --publish $(ARGS)
+
+bench-harness: $(VENV)/.ready-to-develop ## virtual hours of the simulator an hour of one core, and what the checker decides how fast
 	$(BIN)/python bench/simulator.py
 	$(BIN)/python bench/checker.py
 
@@ -86,4 +88,9 @@ $(VENV)/.ready-to-run: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.ready-to-develop: $(VENV)/.ready-to-run pyproject.toml constraints.txt
 	@echo "Installing the tools for tests and checks into $(VENV)"
 	@$(PIP_INSTALL) --group dev
+	@touch $@
+
+$(VENV)/.ready-to-measure: $(VENV)/.ready-to-develop pyproject.toml constraints.txt
+	@echo "Installing what the benchmarks compare with into $(VENV)"
+	@$(PIP_INSTALL) --group bench
 	@touch $@

@@ -1,6 +1,6 @@
 """How many locks a second are taken and given back, and how long an acquire takes, beside the peers in the same run.
 
-    python bench/cycles.py                       1, 16, 64 and 256 workers, every peer that is found, about 8 minutes
+    python bench/cycles.py                       1, 16, 64 and 256 workers, every peer that is found, about 4 minutes
     python bench/cycles.py --quick               about a minute
     python bench/cycles.py --peers etcd,redis --workers 64
 
@@ -22,21 +22,22 @@ from measuring import answer, parser, say
 from peers import contender
 
 WORKERS = "1,16,64,256"
-ROUNDS, SECONDS, WARM_UP_SECONDS = 3, 4.0, 1.0
+ROUNDS, SECONDS, WARM_UP_SECONDS = 2, 3.0, 0.7
 QUICK_ROUNDS, QUICK_SECONDS = 1, 1.5
-JIT_SECONDS = 3.0
+JIT_SECONDS, QUICK_JIT_SECONDS = 3.0, 1.5
 """Before the first round: Java compiles what is used often."""
 
 
 async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS)
     seconds = arguments.seconds or (QUICK_SECONDS if arguments.quick else SECONDS)
+    jit_seconds = QUICK_JIT_SECONDS if arguments.quick else JIT_SECONDS
     counts = [int(each) for each in arguments.workers.split(",")]
     windows: dict[tuple[str, int], list[dict[str, Any]]] = {}
     async with Field(names_of(arguments.peers), arguments.directory) as field:
         common = {"do": "cycles", "contended": False, "warm_up": WARM_UP_SECONDS}
         for name in field.names:
-            await field.order(name, **common, workers=64, seconds=JIT_SECONDS)
+            await field.order(name, **common, workers=64, seconds=jit_seconds)
         for number in range(rounds):
             for workers in counts:
                 for name in field.names:

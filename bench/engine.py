@@ -1,16 +1,15 @@
-"""How fast the replicated log is: three real processes, fsync on, a machine that does nothing.
+"""How fast the replicated log is: three real processes, fsync on, a machine that does nothing; and what the lock table adds.
 
-    python bench/engine.py [--in-flight 1,64,512] [--seconds 5] [--rounds 1] [--tls] [--directory DIR]
+    python bench/engine.py                                  1, 64 and 512 in flight, about two minutes
+    python bench/engine.py --quick --in-flight 64
+    python bench/engine.py --prototype prototype.py         beside the throw-away prototype that the design was measured with
+    python bench/engine.py --tls --rounds 3
 
-For each number of operations in flight it starts three nodes on loopback with new data directories,
-waits until all are connected, and lets the leader propose for so many seconds, each operation as
-soon as the one before it is applied. One line each: operations/s, p50 and p99 from the proposal to
-the leader's own apply, syncs of the leader's journal for each operation, and the mean time of a
-sync. Everything shares one machine, so the figures are a floor for three machines. With --tls each run is followed
-by the same over mutual TLS (that needs trustme: `make setup`); with --rounds both are repeated, one after the other.
-
-If HOLDFAST_PROTOTYPE names the file of the throw-away prototype that the design was measured with,
-it is run in the same way, right after the engine, and printed beside it.
+For each number of operations in flight it starts three nodes on loopback with new data directories, waits until all are connected,
+and lets the leader propose for so many seconds, each operation as soon as the one before it is applied. `engine`: the log alone.
+`node`: the same with the lock table on every node and the way of an operation through it, half of them acquires and half releases;
+no HTTP and no client. `prototype`: a program that is not in this repository, run in the same way. They take turns, round by round;
+the figures are medians. Everything shares one machine, so they are a floor for three.
 """
 
 from __future__ import annotations
@@ -23,21 +22,37 @@ import os
 import random
 import re
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import uvloop
+from measuring import answer, log_to_stderr, parser, percentile, say
 
 from holdfast_coordinator.certificates import CertificateFiles
+from holdfast_coordinator.collector import Collector
+from holdfast_coordinator.machine import Limits
+from holdfast_coordinator.machine.operations import Acquire, OpenSession, Release
+from holdfast_coordinator.machine.outcomes import Granted
+from holdfast_coordinator.node import Node
 from holdfast_coordinator.raft import Engine, EngineConfig
+from holdfast_coordinator.server import boot_time_ns
 
 NAMES = ("n1", "n2", "n3")
 START_SECONDS_MAX = 30
+SECONDS, QUICK_SECONDS = 5.0, 2.0
+ROUNDS, QUICK_ROUNDS = 3, 1
+SESSION = "bench-session-0123456789"
+DAY_MS = 24 * 3600 * 1000
+
+Propose = Callable[[int, int], Awaitable[object]]
+"""(worker, number of the operation): one operation of that worker, until it is applied."""
 
 
 class NullHost:
@@ -77,39 +92,86 @@ async def run_node(arguments: argparse.Namespace) -> None:
     """One of the three processes. The one that leads prints its result as JSON."""
     ports = [int(port) for port in arguments.ports.split(",")]
     members = {name: ("127.0.0.1", port) for name, port in zip(NAMES, ports, strict=True)}
-    host = NullHost()
-    engine = Engine(
-        EngineConfig(
-            node=arguments.node,
-            cluster="bench",
-            secret=b"bench",
-            members=members,
-            data_dir=Path(arguments.directory) / arguments.node,
-            heartbeat_ms=200,
-            election_ms=(1000, 2000),
-            bootstrap=True,
-            certificates=certificate_files(Path(arguments.directory), arguments.node)
-            if arguments.tls
-            else None,
-        ),
-        host,
-        rng=random.Random(arguments.node),  # noqa: S311 - a seeded run
+    directory = Path(arguments.directory)
+    config = EngineConfig(
+        node=arguments.node,
+        cluster="bench",
+        secret=b"bench",
+        members=members,
+        data_dir=directory / arguments.node,
+        heartbeat_ms=200,
+        election_ms=(1000, 2000),
+        bootstrap=True,
+        certificates=certificate_files(directory, arguments.node) if arguments.tls else None,
     )
-    await engine.start()
+    engine, propose, stop = await (_node if arguments.who == "node" else _null)(config)
     deadline = time.perf_counter() + START_SECONDS_MAX
     while time.perf_counter() < deadline:
         await asyncio.sleep(0.05)
         if engine.has_own_term_commit and set(engine.match_index.values()) == {engine.last_index}:
-            await measure(engine, host, arguments.load, arguments.seconds)
+            await measure(engine, propose, arguments.load, arguments.seconds)
             break
     # The others serve until they are stopped.
     await asyncio.wait({engine.failed}, timeout=START_SECONDS_MAX + arguments.seconds)
-    await engine.stop()
+    await stop()
 
 
-async def measure(engine: Engine, host: NullHost, in_flight: int, seconds: float) -> None:
-    """Run the load on the leader and print what came out."""
+async def _null(config: EngineConfig) -> tuple[Engine, Propose, Callable[[], Awaitable[None]]]:
+    host = NullHost()
+    engine = Engine(config, host, rng=random.Random(config.node))  # noqa: S311 - a seeded run
+    await engine.start()
     loop = asyncio.get_running_loop()
+
+    async def propose(worker: int, number: int) -> None:
+        future = loop.create_future()
+        operation = ["acq", f"key{worker}", f"owner-{worker}", 30000, number]
+        host.waiting.append((operation, future))
+        engine.wake()
+        await future
+
+    return engine, propose, engine.stop
+
+
+async def _node(config: EngineConfig) -> tuple[Engine, Propose, Callable[[], Awaitable[None]]]:
+    log_to_stderr()
+    Collector().install()
+    engines: list[Engine] = []
+
+    def factory(node: Node) -> Engine:
+        engines.append(Engine(config, node, rng=random.Random(config.node)))  # noqa: S311
+        return engines[0]
+
+    node = Node(
+        config.node,
+        factory,
+        clock_ns=boot_time_ns,
+        limits=Limits(),
+        cluster="bench",
+        members=dict.fromkeys(NAMES, ("", "")),
+        session_ref_key=b"bench",
+    )
+    await node.start()
+    tokens: dict[int, int] = {}
+    is_open = False
+
+    async def propose(worker: int, number: int) -> None:
+        nonlocal is_open
+        if not is_open:
+            is_open = True
+            await node.submit(OpenSession(SESSION, DAY_MS))
+        token = tokens.pop(worker, None)
+        if token is not None:
+            await node.submit(Release(SESSION, token))
+            return
+        outcome = await node.submit(Acquire((f"bench/{worker}",), SESSION))
+        if isinstance(outcome, Granted):
+            tokens[worker] = outcome.token
+
+    return engines[0], propose, node.stop
+
+
+async def measure(engine: Engine, propose: Propose, in_flight: int, seconds: float) -> None:
+    """Run the load on the leader and print what came out."""
     latencies: list[float] = []
     sync_seconds: list[float] = []
     engine.stats.fsync_observer = sync_seconds.append
@@ -119,11 +181,7 @@ async def measure(engine: Engine, host: NullHost, in_flight: int, seconds: float
     async def worker(number: int) -> None:
         count = 0
         while (sent := time.perf_counter()) < stop:
-            future = loop.create_future()
-            operation = ["acq", f"key{number}", f"owner-{number}", 30000, count]
-            host.waiting.append((operation, future))
-            engine.wake()
-            await future
+            await propose(number, count)
             latencies.append(time.perf_counter() - sent)
             count += 1
 
@@ -132,11 +190,10 @@ async def measure(engine: Engine, host: NullHost, in_flight: int, seconds: float
     latencies.sort()
     result = {
         "rate": len(latencies) / took,
-        "p50_ms": latencies[len(latencies) // 2] * 1000,
-        "p99_ms": latencies[int(len(latencies) * 0.99)] * 1000,
+        "p50_ms": percentile(latencies, 0.50) * 1000,
+        "p99_ms": percentile(latencies, 0.99) * 1000,
         "syncs_per_operation": len(sync_seconds) / len(latencies),
         "sync_ms": sum(sync_seconds) / max(1, len(sync_seconds)) * 1000,
-        "leader_changes": engine.stats.leader_changes,
     }
     sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
@@ -194,14 +251,12 @@ def make_certificates(directory: Path) -> None:
         leaf.private_key_pem.write_to_path(files.key)
 
 
-def run_engine(
-    in_flight: int, seconds: float, directory: Path, *, tls: bool = False
-) -> dict[str, float]:
-    """Three processes of the engine."""
+def run_ours(who: str, in_flight: int, seconds: float, directory: Path) -> dict[str, float]:
+    """Three processes of ours: `engine`, `engine TLS` or `node`."""
     ports = ",".join(map(str, free_ports()))
     command = [sys.executable, __file__, "--ports", ports, "--load", str(in_flight)]
-    command += ["--seconds", str(seconds), "--directory", str(directory)]
-    if tls:
+    command += ["--seconds", str(seconds), "--directory", str(directory), "--who", who]
+    if who == "engine TLS":
         make_certificates(directory)
         command.append("--tls")
     processes = [
@@ -244,38 +299,66 @@ def run_prototype(path: str, in_flight: int, seconds: float, directory: Path) ->
     }
 
 
-def report(who: str, in_flight: int, result: dict[str, float]) -> None:
-    sys.stdout.write(
-        f"{who:<10} in flight {in_flight:>4}   {result['rate']:>9,.0f} operations/s   "
-        f"p50 {result['p50_ms']:6.2f} ms   p99 {result['p99_ms']:6.2f} ms   "
-        f"{result['syncs_per_operation']:.4f} syncs/operation   {result['sync_ms']:.3f} ms/sync\n"
-    )
-    sys.stdout.flush()
+def run_all(arguments: argparse.Namespace) -> dict[str, Any]:
+    rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS)
+    seconds = arguments.seconds or (QUICK_SECONDS if arguments.quick else SECONDS)
+    who = ["engine", *(["engine TLS"] if arguments.tls else []), "node"]
+    who += ["prototype"] if arguments.prototype else []
+    got: dict[tuple[str, int], list[dict[str, float]]] = {}
+    arguments.directory.mkdir(parents=True, exist_ok=True)
+    for _ in range(rounds):
+        for in_flight in [int(each) for each in arguments.in_flight.split(",")]:
+            for each in who:
+                with tempfile.TemporaryDirectory(dir=arguments.directory) as folder:
+                    if each == "prototype":
+                        path = arguments.prototype
+                        result = run_prototype(path, in_flight, seconds, Path(folder))
+                    else:
+                        result = run_ours(each, in_flight, seconds, Path(folder))
+                say(f"{each:10} {in_flight:4} in flight {result['rate']:10,.0f} operations/s")
+                got.setdefault((each, in_flight), []).append(result)
+    rows = []
+    for (each, in_flight), results in got.items():
+        figures = {key: statistics.median(one[key] for one in results) for key in results[0]}
+        rows.append({"who": each, "in_flight": in_flight, **figures})
+    missing = {} if arguments.prototype else {"prototype": "say --prototype FILE"}
+    return {"what": "engine", "rounds": rounds, "rows": rows, "missing": missing}
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = []
+    for row in sorted(result["rows"], key=lambda row: row["in_flight"]):
+        lines.append(
+            f"{row['who']:<10} in flight {row['in_flight']:>4}   {row['rate']:>9,.0f} operations/s   "
+            f"p50 {row['p50_ms']:6.2f} ms   p99 {row['p99_ms']:6.2f} ms   "
+            f"{row['syncs_per_operation']:.4f} syncs/operation   {row['sync_ms']:.3f} ms/sync"
+        )
+        if row["who"] == "prototype":
+            ours = next(
+                one["rate"]
+                for one in result["rows"]
+                if one["who"] == "engine" and one["in_flight"] == row["in_flight"]
+            )
+            lines.append(f"{'':26}the engine does {ours / row['rate']:.0%} of that")
+    return "\n".join([*lines, *(f"not found: {why}" for why in result["missing"].values())])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--in-flight", default="1,64,512")
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--tls", action="store_true", help="run each over TLS too")
-    parser.add_argument("--directory", help="where the journals go; default: a temporary folder")
-    for hidden in ("--node", "--ports", "--load"):
-        parser.add_argument(hidden, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--in-flight", default="1,64,512")
+    options.add_argument("--seconds", type=float, help="of each run")
+    options.add_argument("--rounds", type=int)
+    options.add_argument("--tls", action="store_true", help="run the engine over TLS too")
+    options.add_argument("--prototype", help="the file of the prototype")
+    for hidden in ("--node", "--ports", "--load", "--who"):
+        options.add_argument(hidden, help=argparse.SUPPRESS)
+    arguments = options.parse_args()
     if arguments.node:
         arguments.load = int(arguments.load)
         uvloop.run(run_node(arguments))
         return
-    for in_flight in [int(each) for each in arguments.in_flight.split(",")] * arguments.rounds:
-        for tls in (False, True) if arguments.tls else (False,):
-            with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
-                result = run_engine(in_flight, arguments.seconds, Path(directory), tls=tls)
-                report("engine TLS" if tls else "engine", in_flight, result)
-        if prototype:
-            with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
-                result = run_prototype(prototype, in_flight, arguments.seconds, Path(directory))
-                report("prototype", in_flight, result)
+    result = run_all(arguments)
+    answer(result, as_json=arguments.json, table=table(result))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ leader included, go on all the time, and the longest time between two grants cou
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import json
@@ -30,10 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from measuring import parser
 
 from holdfast_coordinator.local_cluster import LocalCluster
 
-ROUNDS = 20
+ROUNDS, QUICK_ROUNDS = 20, 3
 GRANT_SECONDS_MAX = 10.0
 HAND_OVER_LOAD_SECONDS = 0.4
 """Of load before and after a hand-over: the gap is found in between."""
@@ -193,15 +193,16 @@ async def run(rounds: int, kinds: list[str], directory: Path) -> list[Row]:
 
 def main() -> int:
     """The command. Exit code 0 whatever the figures are: they depend on the machine."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--only", choices=sorted(TARGETS_MS), action="append")
-    parser.add_argument("--json", action="store_true", dest="as_json")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int)
+    options.add_argument("--only", choices=sorted(TARGETS_MS), action="append")
+    arguments = options.parse_args()
     kinds = arguments.only or list(TARGETS_MS)
-    with tempfile.TemporaryDirectory(prefix="holdfast-failover-") as directory:
-        rows = asyncio.run(run(arguments.rounds, kinds, Path(directory)))
-    if arguments.as_json:
+    rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS)
+    arguments.directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=arguments.directory) as directory:
+        rows = asyncio.run(run(rounds, kinds, Path(directory)))
+    if arguments.json:
         print(json.dumps([asdict(row) for row in rows]))
     else:
         show(rows)

@@ -20,7 +20,7 @@ from measuring import answer, parser, say
 from peers import contender
 
 WAITERS = 16
-ROUNDS, SECONDS, WARM_UP_SECONDS = 3, 5.0, 1.0
+ROUNDS, SECONDS, WARM_UP_SECONDS = 3, 3.0, 0.7
 QUICK_ROUNDS, QUICK_SECONDS = 1, 2.0
 COMMITS_PER_CYCLE = 2
 

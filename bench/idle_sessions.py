@@ -1,7 +1,7 @@
 """What sessions cost that do nothing but stay alive: the CPU of all three nodes, beside etcd's and ZooKeeper's.
 
     python bench/idle_sessions.py                10,000 sessions of 10 s, 30 s each, about four minutes
-    python bench/idle_sessions.py --quick        2,000 sessions, 8 s
+    python bench/idle_sessions.py --quick        1,000 sessions, 8 s
 
 Rule: a session of Holdfast is a client of its own, with its own connection and its own renewals, and holds one lock; so is a
 session of ZooKeeper. etcd's leases are all kept alive on one connection, which is the least that they can cost. Only the servers'
@@ -19,7 +19,7 @@ from measuring import answer, parser, say
 from peers import contender
 
 SESSIONS, SECONDS = 10_000, 30.0
-QUICK_SESSIONS, QUICK_SECONDS = 2_000, 8.0
+QUICK_SESSIONS, QUICK_SECONDS = 1_000, 8.0
 TTL_SECONDS = 10.0
 CAN_IDLE = ("holdfast", "etcd", "zookeeper-wire")
 

@@ -7,8 +7,10 @@ a busy machine has spoilt is not hidden: each window says how much CPU strangers
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import json
+import logging
 import math
 import os
 import platform
@@ -19,6 +21,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+import structlog
+import uvloop
 
 TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
@@ -175,6 +180,7 @@ def machine_facts(directory: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "file_system": _file_system(directory),
         "fdatasync_us": fdatasync_us(directory),
+        "round_trip_us": uvloop.run(round_trip_us()),
         "load_average": round(os.getloadavg()[0], 2),
         "commit": _commit(),
     }
@@ -193,6 +199,27 @@ def fdatasync_us(directory: Path, count: int = 300) -> float:
     finally:
         os.close(descriptor)
         path.unlink()
+    return round(percentile(sorted(took), 0.5) * 1e6, 1)
+
+
+async def round_trip_us(count: int = 1000) -> float:
+    """The median of a byte sent over loopback and back, both ends on one event loop, in microseconds."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while byte := await reader.read(1):
+            writer.write(byte)
+        writer.close()
+
+    took = []
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(count):
+            began = time.perf_counter()
+            writer.write(b"?")
+            await reader.readexactly(1)
+            took.append(time.perf_counter() - began)
+        writer.close()
     return round(percentile(sorted(took), 0.5) * 1e6, 1)
 
 
@@ -226,6 +253,14 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
         help="where the data goes: on the disk that is meant (default: bench/scratch)",
     )
     return made
+
+
+def log_to_stderr() -> None:
+    """For programs that run a node themselves: standard output is for the answer."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def say(text: str) -> None:

@@ -1,11 +1,13 @@
 """How long the loop of a node stands still while it takes a snapshot, how long that takes, and how large it is.
 
-    python bench/snapshot_pause.py [--locks 100000] [--rate 500]
+    python bench/snapshot_pause.py                       100,000 locks
+    python bench/snapshot_pause.py --locks 1000000       some minutes
 
 One node that is its own majority, with a real journal on a real disk, holds so many locks under a steady load. The longest
 pause of its event loop is measured for a while without a snapshot (that is what the load and the garbage collector cost), and
 then while snapshots are taken. At the end the state in the file is compared with that of the machine, byte for byte, and a
-restart is timed. The promise: under 20 ms at 100,000 locks. The exit code says whether it was kept.
+restart is timed. The promise: under
+50 ms, however many there are. The exit code says whether it was kept.
 
 A node that gets such a snapshot from its leader reads it in steps, between which it answers. The longest of them is measured, and
 the moment of taking over, in which a state of the same size is let go.
@@ -20,13 +22,16 @@ import os
 import resource
 import secrets
 import shutil
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
 import uvloop
+from measuring import answer, log_to_stderr, parser, say
 
 from holdfast_coordinator import compaction
 from holdfast_coordinator.collector import Collector
@@ -40,7 +45,10 @@ from holdfast_coordinator.raft.compactor import Job, compact
 from holdfast_coordinator.raft.disk import OsDirectory
 from holdfast_coordinator.raft.snapshots import HEADER_BYTES
 
-PAUSE_MS_MAX = 20.0
+PAUSE_MS_MAX = 50.0
+QUICK_LOCKS = 20_000
+LIMITS = Limits(keys_held_max=1_100_000, sessions_max=1_100_000)
+"""Each lock has a session of its own."""
 DAY_MS = 24 * 3600 * 1000
 AT_ONCE = 2_000
 BASELINE_SECONDS = 8.0
@@ -48,7 +56,7 @@ ROUNDS = 3
 
 
 def build(directory: Path, port: int) -> tuple[Node, Engine]:
-    limits = Limits()
+    limits = LIMITS
     config = EngineConfig(
         bootstrap=True,
         node="n1",
@@ -173,62 +181,86 @@ def replayed(directory: Path, engine: Engine, node: Node) -> bytes:
         index=engine.applied_index,
         term=engine.term,
         output="snapshot-compared.tmp",
-        parameters=compaction.parameters(Limits()),
+        parameters=compaction.parameters(LIMITS),
     )
     compact(OsDirectory(directory), job, compaction.Replayer)
     return (directory / job.output).read_bytes()[HEADER_BYTES:]
 
 
-async def measure(arguments: argparse.Namespace, directory: Path) -> bool:
+async def measure(arguments: argparse.Namespace, directory: Path, locks: int) -> dict[str, Any]:
     port = free_ports(1)[0]
     node, engine = build(directory, port)
     await node.start()
     begun = time.perf_counter()
-    await fill(node, arguments.locks)
-    print(f"{arguments.locks} locks held after {time.perf_counter() - begun:.1f} s")
-    loading = asyncio.ensure_future(load(node, arguments.rate, arguments.locks))
-    pauses, _ = await watched(engine, asyncio.sleep(BASELINE_SECONDS))
-    print(f"no snapshot   {pauses}")
-    worst = 0.0
-    for _ in range(ROUNDS):
-        pauses, seconds = await watched(engine, engine.take_snapshot())
+    await fill(node, locks)
+    say(f"{locks} locks held after {time.perf_counter() - begun:.1f} s")
+    loading = asyncio.ensure_future(load(node, arguments.rate, locks))
+    without, _ = await watched(engine, asyncio.sleep(BASELINE_SECONDS))
+    say(f"no snapshot   {without}")
+    found: list[tuple[Pauses, float]] = []
+    for _ in range(1 if arguments.quick else ROUNDS):
+        found.append(await watched(engine, engine.take_snapshot()))
         size = engine.stats.snapshots.last_bytes / 2**20
-        print(f"snapshot      {pauses}   {size:.1f} MiB in {seconds:.1f} s")
-        worst = max(worst, pauses.longest_ms)
+        say(f"snapshot      {found[-1][0]}   {size:.1f} MiB in {found[-1][1]:.1f} s")
         await asyncio.sleep(1)
     loading.cancel()
     await asyncio.gather(loading, return_exceptions=True)
     await node.stop()
     equal = replayed(directory, engine, node) == node.machine.snapshot()
-    print(f"snapshot and journal give the state of the machine, byte for byte: {equal}")
     node, engine = build(directory, port)
     begun = time.perf_counter()
     await node.start()
-    print(f"a restart from the snapshot takes {time.perf_counter() - begun:.2f} s")
-    print(f"installing a leader's snapshot: {install(node, node.machine.snapshot())}")
+    restart_seconds = time.perf_counter() - begun
+    installed = install(node, node.machine.snapshot())
     await node.stop()
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"peak memory of the process that takes it: {peak:.0f} MiB")
-    print(f"longest pause {worst:.1f} ms, promised: under {PAUSE_MS_MAX:.0f} ms")
-    return equal and worst < PAUSE_MS_MAX
+    return {
+        "what": "snapshot_pause",
+        "locks": locks,
+        "pause_ms_without": round(without.longest_ms, 1),
+        "pause_ms": round(max(pauses.longest_ms for pauses, _ in found), 1),
+        "pause_ms_median": round(statistics.median(pauses.longest_ms for pauses, _ in found), 1),
+        "sync_ms_without": round(without.sync_ms, 1),
+        "sync_ms": round(max(pauses.sync_ms for pauses, _ in found), 1),
+        "snapshot_seconds": round(statistics.median(seconds for _, seconds in found), 1),
+        "snapshot_mib": round(size, 1),
+        "equal": equal,
+        "restart_seconds": round(restart_seconds, 2),
+        "installing": installed,
+        "child_peak_mib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    return "\n".join(
+        (
+            f"{result['locks']:,} locks: the longest pause is {result['pause_ms']:.1f} ms while a snapshot is taken, "
+            f"{result['pause_ms_without']:.1f} ms without (promised: under {PAUSE_MS_MAX:.0f} ms)",
+            f"of that the longest sync of the journal: {result['sync_ms']:.1f} ms, {result['sync_ms_without']:.1f} ms without",
+            f"a snapshot of {result['snapshot_mib']:.1f} MiB takes {result['snapshot_seconds']:.1f} s in a process of at most "
+            f"{result['child_peak_mib']} MiB; a restart from it takes {result['restart_seconds']:.1f} s",
+            f"snapshot and journal give the state of the machine, byte for byte: {result['equal']}",
+            f"installing a leader's snapshot: {result['installing']}",
+        )
+    )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--locks", type=int, default=100_000)
-    parser.add_argument("--rate", type=int, default=500, help="operations a second meanwhile")
-    parser.add_argument(
-        "--directory", type=Path, default=None, help="where the disk is that is meant"
-    )
-    arguments = parser.parse_args()
-    directory = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir=arguments.directory))
+    options = parser(__doc__)
+    options.add_argument("--locks", type=int)
+    options.add_argument("--rate", type=int, default=500, help="operations a second meanwhile")
+    arguments = options.parse_args()
+    locks = arguments.locks or (QUICK_LOCKS if arguments.quick else 100_000)
+    arguments.directory.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="run-", dir=arguments.directory))
     try:
+        log_to_stderr()
         Collector().install()  # as the server does
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            kept = runner.run(measure(arguments, directory / "n1"))
+            result = runner.run(measure(arguments, directory / "n1", locks))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    return os.EX_OK if kept else 1
+    answer(result, as_json=arguments.json, table=table(result))
+    return os.EX_OK if result["equal"] and result["pause_ms"] < PAUSE_MS_MAX else 1
 
 
 if __name__ == "__main__":
