@@ -45,6 +45,9 @@ PEER_GONE_MS: Final = 500
 """A leader takes a node that has been disconnected for so long for dead, and withdraws its callers that wait without a name: longer
 than a connection takes to come back, short because until then a grant can still go to nobody (for the length of its lease)."""
 
+HOUSEKEEPING_LATE_SECONDS_MAX: Final = 5.0
+"""A loop that was held up runs an overdue timer in its next turn. One that stays overdue has died of an error."""
+
 WITHDRAWALS_PER_ROUND_MAX: Final = 1_000
 """A dead node may have had tens of thousands of waiting callers; what is alive goes on meanwhile."""
 
@@ -180,6 +183,13 @@ class Node:
     @property
     def leader(self) -> str | None:
         return self._leader
+
+    @property
+    def keeps_house(self) -> bool:
+        """False: the timer of `keep_house` is overdue by so much that it has died; whoever waits is never answered."""
+        timer = self._housekeeping
+        late = asyncio.get_running_loop().time() - (timer.when() if timer is not None else 0.0)
+        return late <= HOUSEKEEPING_LATE_SECONDS_MAX
 
     @property
     def lag_ms(self) -> int | None:

@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import hashlib
 import logging
+import os
 import signal
 import sys
 import time
@@ -25,12 +26,17 @@ from .machine import Limits
 from .node import Node
 from .raft import CompactionConfig, Engine, EngineConfig, EngineFailure
 from .raft.ports import EnginePort
+from .readiness import sentence
 from .server_certificates import ServerCertificate
+from .service_manager import ServiceManager
 
 log = structlog.get_logger("holdfast.server")
 
 HAND_OVER_SECONDS = 1.0
 """A leader that is asked to stop and cannot hand over in this time stops anyway: the others elect."""
+
+DRIVER_SILENT_SECONDS_MAX = 10.0
+"""A driver that makes no round for so long hangs: even a state that is taken over comes in pieces of milliseconds."""
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -42,12 +48,15 @@ def run(config: ClusterConfig, node: str, *, bootstrap: bool = False) -> int:
     not start (an address in use, a directory that is not its own); the reason is one sentence on standard error. `bootstrap`: a
     data directory that is new founds the cluster together with those of all other nodes, instead of waiting to be admitted."""
     _configure_logging()
+    manager = ServiceManager.of(os.environ, os.getpid())
     Collector().install()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(config, node, bootstrap=bootstrap))
+        return runner.run(_serve(config, node, manager, bootstrap=bootstrap))
 
 
-async def _serve(config: ClusterConfig, name: str, *, bootstrap: bool) -> int:
+async def _serve(
+    config: ClusterConfig, name: str, manager: ServiceManager, *, bootstrap: bool
+) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -81,9 +90,11 @@ async def _serve(config: ClusterConfig, name: str, *, bootstrap: bool) -> int:
         await node.stop()
         return EXIT_CONFIGURATION
     log.info("serving", node=name, http=str(address), data_dir=str(config.node(name).data_dir))
+    manager.ready(lambda: is_alive(node, engine), lambda: sentence(node))
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait((stopped, engine.failed), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
+    manager.stopping()
     if not engine.failed.done():
         # Whoever asks this node meanwhile is answered by the new leader's log, as long as it still listens.
         handed_over = await engine.leave_leadership(HAND_OVER_SECONDS)
@@ -94,6 +105,15 @@ async def _serve(config: ClusterConfig, name: str, *, bootstrap: bool) -> int:
     await http.close()
     await node.stop()
     return EXIT_OK if reason is None else EXIT_FAILED
+
+
+def is_alive(node: Node, engine: Engine) -> bool:
+    """Whether everything that has to turn does. A node without a leader is alive: to restart it would help nobody."""
+    return (
+        not engine.failed.done()
+        and node.keeps_house
+        and engine.silent_seconds <= DRIVER_SILENT_SECONDS_MAX
+    )
 
 
 def build(config: ClusterConfig, name: str, *, bootstrap: bool = False) -> tuple[Node, Engine]:

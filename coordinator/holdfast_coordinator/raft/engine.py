@@ -237,6 +237,11 @@ class Engine:
         return None if self._running is None else self._running.leader
 
     @property
+    def silent_seconds(self) -> float:
+        """How long ago the driver began its last round. It makes one a second at least, so more means that it hangs."""
+        return self._clock() - self._alive_at
+
+    @property
     def term(self) -> int:
         """The present term."""
         return 0 if self._kernel is None else self._kernel.term
