@@ -15,7 +15,7 @@ ARGS ?=
 TORTURE_MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-publish bench-harness kill torture conformance clean
+.PHONY: help setup demo test check format bench bench-publish bench-harness kill torture conformance audit clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -29,9 +29,10 @@ test: $(VENV)/.ready-to-develop ## every test (ARGS="-k name" for some of them)
 	$(BIN)/pytest $(ARGS)
 
 # All of them run, whatever the first ones say: one run names everything that is wrong.
-check: $(VENV)/.ready-to-develop ## style, types, who may import whom, spelling
+check: $(VENV)/.ready-to-develop ## style, types, who may import whom, spelling, insecure code
 	@failed=; \
-	for tool in "ruff check ." "ruff format --check ." "mypy" "lint-imports" "codespell"; do \
+	for tool in "ruff check ." "ruff format --check ." "mypy" "lint-imports" "codespell" \
+	  "bandit --quiet --configfile pyproject.toml --recursive client coordinator deploy"; do \
 	  echo "-- $$tool"; $(BIN)/$$tool || failed="$$failed [$$tool]"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "make check: failed:$$failed" >&2; exit 1; fi
@@ -59,6 +60,11 @@ kill: $(VENV)/.ready-to-develop ## kill -9 of nodes under load, 200 times (ARGS=
 torture: $(VENV)/.ready-to-develop ## simulate new seeds on two cores for TORTURE_MINUTES; reports of what is invalid go to torture/
 	$(BIN)/python -m holdfast_jepsen sim --seeds 100000000 --minutes $(TORTURE_MINUTES) --jobs 2 \
 	  --start $$(date +%s) --keep-going --reports torture
+
+# Not part of `check`: it asks the package index about every dependency, and an index that does not know them finds nothing wrong. So
+# one that is known to be vulnerable is asked about first.
+audit: $(VENV)/.ready-to-develop ## known vulnerabilities of the pinned dependencies (needs an index that tells them)
+	@sh tools/audit.sh $(BIN)/pip-audit constraints.txt
 
 clean: ## remove what the tools leave behind (.venv and data stay)
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist

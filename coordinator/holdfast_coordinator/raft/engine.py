@@ -199,7 +199,7 @@ class Engine:
         self._host = host
         self._clock = clock
         # Election times need no secrecy, only to differ between nodes.
-        self._rng = rng if rng is not None else random.Random(os.urandom(16))  # noqa: S311
+        self._rng = rng if rng is not None else random.Random(os.urandom(16))  # noqa: S311  # nosec B311
         self._new_nonce = new_nonce
         self._event = asyncio.Event()
         self._payloads: dict[str, list[bytes]] = {}
