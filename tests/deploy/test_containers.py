@@ -163,7 +163,9 @@ def test_compose_takes_the_file() -> None:
 
 def test_compose_says_that_the_secret_is_missing() -> None:
     """Rather than start nodes that refuse to run."""
-    with pytest.raises(AssertionError, match=r"HOLDFAST_SECRET is missing a value: .*deploy/compose/.env"):
+    with pytest.raises(
+        AssertionError, match=r"HOLDFAST_SECRET is missing a value: .*deploy/compose/.env"
+    ):
         run("docker-compose", "-f", str(COMPOSE), "config", "--quiet", HOLDFAST_SECRET="")
 
 

@@ -100,7 +100,7 @@ class Director:
         self._books_path = books_path
         self._changed = changed
         self._queue = MessageQueue(plan.messages, visibility_seconds=VISIBILITY_SECONDS)
-        self._rng = random.Random(plan.seed)  # noqa: S311  # nosec B311 - when accidents happen, no secret
+        self._rng = random.Random(plan.seed)  # noqa: S311 - when accidents happen, no secret  # nosec B311
         collects = {message.order for message in plan.messages if message.action == "collect"}
         self._freeze_at = int(self._rng.uniform(*FREEZE_SHARE) * len(collects))
         self._kill_at = int(self._rng.uniform(*KILL_SHARE) * len(plan.messages))

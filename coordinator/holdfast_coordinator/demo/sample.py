@@ -24,7 +24,7 @@ _REPEATED_SHARE: Final = 0.4
 
 def generate() -> list[dict[str, object]]:
     """Return some three hundred messages: collects of many customers, refunds of a few, and duplicates of both among them."""
-    rng = random.Random(_SEED)  # noqa: S311  # nosec B311 - a sample, not a secret
+    rng = random.Random(_SEED)  # noqa: S311 - a sample, not a secret  # nosec B311
     orders: list[tuple[float, dict[str, object]]] = []
     for number in range(1, _PAYMENTS + 1):
         collect: dict[str, object] = {

@@ -63,7 +63,7 @@ class Worker:
         self._reader = reader
         self._writer = writer
         self._gate = gate
-        self._rng = random.Random(settings.seed)  # noqa: S311  # nosec B311 - the pace of a pretended provider
+        self._rng = random.Random(settings.seed)  # noqa: S311 - the pace of a pretended provider  # nosec B311
 
     async def run(self) -> None:
         """Work. Raises `link.LinkClosed` when the director has gone."""

@@ -135,7 +135,7 @@ def create(connection: Connection) -> None:
     metadata.create_all(connection)
     version = connection.execute(select(store.c.version)).scalar()
     if version is None:
-        row = {"id": 1, "version": VERSION, "token": 0, "number": 0, "swept_ms": 0}  # nosec B105 - the number of a grant
+        row = {"id": 1, "version": VERSION, "token": 0, "number": 0, "swept_ms": 0}
         connection.execute(insert(store).values(row))
     elif version != VERSION:
         raise Refusal(

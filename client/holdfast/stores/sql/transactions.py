@@ -293,7 +293,7 @@ def _settle(connection: Connection, ask: Ask) -> None:
 
 def _lock_keys(connection: Connection, keys: Sequence[str]) -> dict[str, Row[Any]]:
     """The rows of the keys, locked until the end of the transaction."""
-    rows = [{"key": key, "token": 0, "ended": NEVER} for key in sorted(keys)]  # nosec B105 - the number of a grant
+    rows = [{"key": key, "token": 0, "ended": NEVER} for key in sorted(keys)]
     statement = _insert(connection, locks).values(rows)
     touched = statement.on_conflict_do_update(
         index_elements=[locks.c.key], set_={"key": statement.excluded.key}
