@@ -165,7 +165,7 @@ BEGIN
       MESSAGE = 'stale: presented fence ' || presented || ', but fence ' || highest || ' has already been seen';
   END IF;
 END
-$holdfast$;"""  # noqa: S608 - identifiers are quoted, and everything else is ours  # nosec B608
+$holdfast$;"""  # noqa: S608 - identifiers are quoted, and everything else is ours
 
 
 def _key_expression(template: str, row: str) -> str:
