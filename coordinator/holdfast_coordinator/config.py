@@ -21,10 +21,18 @@ import msgspec
 import yaml
 
 from holdfast import wire
-from holdfast_coordinator import access, certificates, http_settings, server_certificates
+from holdfast_coordinator import (
+    access,
+    certificates,
+    config_walk,
+    http_settings,
+    logs,
+    server_certificates,
+)
 from holdfast_coordinator.access import Access, AccessError, AccessFile
 from holdfast_coordinator.certificates import CertificateError, CertificateFiles
 from holdfast_coordinator.http_settings import INSECURE, NODE_PLACEHOLDER, HttpTls, HttpTlsFile
+from holdfast_coordinator.logs import LogFile
 from holdfast_coordinator.machine import Limits, Quota
 
 if TYPE_CHECKING:
@@ -42,8 +50,8 @@ SECRET_BYTES_MIN: Final = 16
 SECRET_BYTES_MAX: Final = 4096
 """A secret file that is longer is some other file."""
 
-ELECTION_PER_HEARTBEAT_MIN: Final = 2
-"""A node must be able to miss one heartbeat without calling an election."""
+ELECTION_PER_HEARTBEAT_MIN: Final = 3
+"""Election times are longer than so many heartbeats: one may be lost and the next be late, and nobody calls an election."""
 
 KEYS_PER_ACQUIRE_CEILING: Final = 256
 """What `keys_per_acquire_max` may be raised to: an acquire of so many keys of 512 bytes still fits into a log entry."""
@@ -61,25 +69,26 @@ ENV_SECRET: Final = "HOLDFAST_SECRET"  # noqa: S105 - the name of a variable
 ENV_SECRET_FILE: Final = "HOLDFAST_SECRET_FILE"  # noqa: S105 - the name of a variable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_NAME_RULE = "1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+NAME_RULE: Final = "1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit"
 _HOSTNAME = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*"
 )
 _MSGSPEC_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING_FIELD = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
-_PATH_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _VALUE_SHOWN_CHARS_MAX: Final = 80
 
 
 class ConfigError(Exception):
     """The configuration cannot be used. `str()` is one sentence for the person who wrote the file; mend it and start again."""
 
-    def __init__(self, file: Path, path: str, detail: str) -> None:
+    def __init__(self, file: Path, path: str, detail: str, line: int | None = None) -> None:
         self.file = file
         self.path = path
         self.detail = detail
-        where = f"{file}: {path}: " if path else f"{file}: "
+        self.line = line
+        place = str(file) if line is None else f"{file}:{line}"
+        where = f"{place}: {path}: " if path else f"{place}: "
         super().__init__(where + detail)
 
 
@@ -241,6 +250,8 @@ class ClusterConfig:
     """What HTTP is served with. None: it is not encrypted."""
     access: Access | None = None
     """Who may do what. None: everybody who reaches the node, everything."""
+    log: LogFile = field(default_factory=LogFile)
+    """What is logged, and how."""
 
     def node(self, name: str) -> NodeConfig:
         """The node of this name. Raises `ConfigError` that says which names there are."""
@@ -293,6 +304,11 @@ class ClusterConfig:
     def endpoints(self) -> str:
         """What a client is given: `http://127.0.0.1:7601,http://127.0.0.1:7602,...`."""
         return ",".join(self.http_url(node) for node in self.nodes)
+
+    @property
+    def survives(self) -> int:
+        """How many nodes may be lost while the others go on."""
+        return _survives(len(self.nodes))
 
     @property
     def members(self) -> dict[str, tuple[str, int]]:
@@ -349,9 +365,14 @@ class _ClusterFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     snapshots: _SnapshotsFile = _SnapshotsFile()
     limits: dict[str, Any] = {}
     quotas: list[_QuotaFile] = []
+    log: LogFile = LogFile()
 
     def __repr__(self) -> str:  # the generated one would show the secret
         return f"_ClusterFile(cluster={self.cluster!r})"
+
+
+FILE: Final = _ClusterFile
+"""For whoever describes the file (`config_page`)."""
 
 
 def load(path: Path, environ: Mapping[str, str]) -> ClusterConfig:
@@ -359,8 +380,18 @@ def load(path: Path, environ: Mapping[str, str]) -> ClusterConfig:
 
     Raises `ConfigError`, and nothing else, for whatever is wrong with the file or a file that it names.
     """
-    raw = _parse_yaml(path, _read_text(path))
-    written = _convert(path, raw)
+    text = _read_text(path)
+    try:
+        return _load(path, text, environ)
+    except ConfigError as error:
+        if error.line is not None or not error.path.startswith("$"):
+            raise
+        line = config_walk.line_of(text, error.path)
+        raise ConfigError(path, error.path, error.detail, line) from error.__cause__
+
+
+def _load(path: Path, text: str, environ: Mapping[str, str]) -> ClusterConfig:
+    written = _convert(path, _parse_yaml(path, text))
     _check_name(path, "$.cluster", written.cluster)
     data_dir = _data_dir(path, written.data_dir)
     nodes = _nodes(path, written.nodes, data_dir)
@@ -396,6 +427,7 @@ def load(path: Path, environ: Mapping[str, str]) -> ClusterConfig:
         warnings=tuple(warnings),
         http_tls=_http_tls(path, written.http_tls),
         access=may_call,
+        log=_log(path, written.log, environ),
     )
 
 
@@ -449,8 +481,9 @@ def _parse_yaml(path: Path, text: str) -> Any:
         raw = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader  # nosec B506
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        line = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise ConfigError(path, line, f"is not valid YAML: {error.problem}") from None
+        column = f"column {mark.column + 1}" if mark is not None else ""
+        line = mark.line + 1 if mark is not None else None
+        raise ConfigError(path, column, f"is not valid YAML: {error.problem}", line) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(path, "", f"is not valid YAML: {detail}") from None
@@ -469,7 +502,7 @@ def _convert(path: Path, raw: Any) -> _ClusterFile:
         raise ConfigError(path, "$", "is nested too deeply") from None
     unknown = _UNKNOWN_FIELD.match(what)
     if unknown:
-        hint = _suggest(unknown["name"], _names_at(where))
+        hint = _suggest(unknown["name"], config_walk.names_at(_ClusterFile, where))
         raise ConfigError(path, f"{where}.{unknown['name']}", f"there is no such setting{hint}")
     missing = _MISSING_FIELD.match(what)
     if missing:
@@ -477,28 +510,8 @@ def _convert(path: Path, raw: Any) -> _ClusterFile:
     raise ConfigError(path, where, f"{what}: {_shown(where, _value_at(raw, where))}")
 
 
-def _names_at(where: str) -> list[str]:
-    """The settings that may stand at this path of the file."""
-    struct: type[msgspec.Struct] = _ClusterFile
-    if where.startswith("$.nodes["):
-        struct = _NodeFile
-    elif where == "$.timing":
-        struct = _TimingFile
-    elif where == "$.snapshots":
-        struct = _SnapshotsFile
-    elif where == "$.raft_tls":
-        struct = _TlsFile
-    elif where.startswith("$.quotas["):
-        struct = _QuotaFile
-    elif where == "$.http_tls":
-        struct = HttpTlsFile
-    elif where.startswith("$.access"):
-        struct = access.struct_at(where)
-    return list(struct.__struct_fields__)
-
-
 def _value_at(raw: Any, where: str) -> Any:
-    for name, index in _PATH_STEP.findall(where):
+    for name, index in config_walk.STEP.findall(where):
         try:
             raw = raw[name] if name else raw[int(index)]
         except (KeyError, IndexError, TypeError):
@@ -533,7 +546,7 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 def _check_name(path: Path, where: str, name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise ConfigError(path, where, f"{_shown(where, name)} is not a name: {_NAME_RULE}")
+        raise ConfigError(path, where, f"{_shown(where, name)} is not a name: {NAME_RULE}")
 
 
 def _data_dir(path: Path, written: str) -> Path:
@@ -612,10 +625,10 @@ def _timing(path: Path, written: _TimingFile) -> Timing:
         if not HEARTBEAT_MS_MIN <= value <= TIMING_MS_MAX:
             detail = f"{value} is outside {HEARTBEAT_MS_MIN} to {TIMING_MS_MAX} ms"
             raise ConfigError(path, f"$.timing.{name}", detail)
-    if written.election_ms_min < ELECTION_PER_HEARTBEAT_MIN * written.heartbeat_ms:
+    if written.election_ms_min <= ELECTION_PER_HEARTBEAT_MIN * written.heartbeat_ms:
         detail = (
-            f"{written.election_ms_min} is less than {ELECTION_PER_HEARTBEAT_MIN} heartbeats of "
-            f"{written.heartbeat_ms} ms; one late heartbeat would unseat a healthy leader"
+            f"{written.election_ms_min} is not more than {ELECTION_PER_HEARTBEAT_MIN} heartbeats of "
+            f"{written.heartbeat_ms} ms; one that is lost would unseat a healthy leader"
         )
         raise ConfigError(path, "$.timing.election_ms_min", detail)
     if written.election_ms_max <= written.election_ms_min:
@@ -636,6 +649,13 @@ def _tls(path: Path, where: str, written: _TlsFile | None) -> TlsSettings | None
         if not value or "\0" in value:
             raise ConfigError(path, f"{where}.{name}", f"{value!r} is not a file name")
     return TlsSettings(path.parent, written.ca, written.certificate, written.key)
+
+
+def _log(path: Path, written: LogFile, environ: Mapping[str, str]) -> LogFile:
+    try:
+        return msgspec.structs.replace(written, format=logs.chosen_format(environ, written.format))
+    except ValueError as error:
+        raise ConfigError(path, f"{logs.ENV_FORMAT} in the environment", str(error)) from None
 
 
 def _snapshots(path: Path, written: _SnapshotsFile) -> Snapshots:
@@ -813,15 +833,22 @@ def _require_loopback(
                 raise ConfigError(path, where, detail)
 
 
+def _survives(nodes: int) -> int:
+    return (nodes - 1) // 2
+
+
 def _warnings(nodes: tuple[NodeConfig, ...]) -> list[str]:
     warnings = []
     count = len(nodes)
     if count == 1:
-        warnings.append("the cluster has one node: it survives the loss of none; use three")
+        warnings.append(
+            "the cluster has one node: it survives the loss of none, and is NOT available while that node or its machine is down; "
+            "good for development; use three"
+        )
     elif count % 2 == 0:
         warnings.append(
-            f"the cluster has {count} nodes: it survives the loss of {(count - 1) // 2}, "
-            f"just as {count - 1} would; use an odd number"
+            f"the cluster has {count} nodes: it survives the loss of {_survives(count)}, just as {count - 1} would, "
+            "and each grant waits for one disk more; use an odd number"
         )
     warnings += [
         f"{node.name}: {node.http} is where it listens, but no address that a client elsewhere can use"

@@ -304,7 +304,7 @@ class Node:
     def on_leader(self, leader: str | None, term: int) -> None:
         if leader != self._leader:
             self._leader_changes += leader is not None
-            log.info("leader_changed", leader=leader, term=term)
+            self._tell_of_leader(leader, term)
         self._leader = leader
         if leader is not None and self._submissions.last_sequence == 0:
             # The first word of a new boot: it withdraws the nameless waiters of the process that was here before.
@@ -322,6 +322,18 @@ class Node:
         if admission.admits(operation, in_flight=books.in_flight, waiting=waiting):
             return None
         return overloaded(admission.appointment(self._clock_ns()))
+
+    def _tell_of_leader(self, leader: str | None, term: int) -> None:
+        before = self._leader
+        if leader is not None:
+            log.info("leader_elected", leader=leader, term=term, before=before)
+            return
+        reason = "nothing is heard of it, or somebody stands against it"
+        if before == self.name:
+            reason = "this node leads no more: it handed over, or does not hear a majority"
+        elif before not in self.engine.connected_peers:
+            reason = "its connection is gone"
+        log.warning("leader_lost", leader=before, term=term, reason=reason)
 
     def _lead(self, term: int) -> None:
         if self._batcher.term != term:

@@ -5,7 +5,8 @@ Rule: the node decides (`is_ready`); this only says it. A change is logged once,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -38,12 +39,26 @@ def sentence(node: NodePort) -> str:
     return f"{role} in term {status.term}, {'serving' if why is None else f'not ready: {why}'}"
 
 
+LOOK_SECONDS: Final = 0.25
+"""As often as the node keeps house: more would find nothing new."""
+
+
 class ReadinessLog:
-    """Asked from time to time; tells the log when the answer is another one than before."""
+    """Looks from time to time; tells the log when the answer is another one than before."""
 
     def __init__(self, node: NodePort) -> None:
         self._node = node
         self._was_ready: bool | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Look now, and again and again."""
+        self.look()
+        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self.start)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def look(self) -> None:
         ready = self._node.is_ready

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-import logging
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from collections.abc import Callable
 
 import structlog
 
-from . import compaction, descriptors
+from . import compaction, descriptors, logs
 from .certificates import CertificateError
 from .collector import Collector
 from .config import ClusterConfig
@@ -26,7 +25,7 @@ from .machine import Limits
 from .node import Node
 from .raft import CompactionConfig, Engine, EngineConfig, EngineFailure
 from .raft.ports import EnginePort
-from .readiness import sentence
+from .readiness import ReadinessLog, sentence
 from .server_certificates import ServerCertificate
 from .service_manager import ServiceManager
 
@@ -47,7 +46,7 @@ def run(config: ClusterConfig, node: str, *, bootstrap: bool = False) -> int:
     """Serve `node` until SIGTERM or SIGINT. Returns 0 after an orderly end, 1 when the node had to stop by itself, 2 when it could
     not start (an address in use, a directory that is not its own); the reason is one sentence on standard error. `bootstrap`: a
     data directory that is new founds the cluster together with those of all other nodes, instead of waiting to be admitted."""
-    _configure_logging()
+    logs.configure(config.log, node)
     manager = ServiceManager.of(os.environ, os.getpid())
     Collector().install()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -57,10 +56,9 @@ def run(config: ClusterConfig, node: str, *, bootstrap: bool = False) -> int:
 async def _serve(
     config: ClusterConfig, name: str, manager: ServiceManager, *, bootstrap: bool
 ) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, _ask_to_stop, stop, number.name)
     address = config.node(name).http
     metrics = Metrics()
     node, engine = build(config, name, bootstrap=bootstrap)
@@ -91,19 +89,21 @@ async def _serve(
         return EXIT_CONFIGURATION
     log.info("serving", node=name, http=str(address), data_dir=str(config.node(name).data_dir))
     manager.ready(lambda: is_alive(node, engine), lambda: sentence(node))
-    stopped = asyncio.ensure_future(stop.wait())
-    await asyncio.wait((stopped, engine.failed), return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
+    readiness = ReadinessLog(node)
+    readiness.start()
+    await asyncio.wait((stop, engine.failed), return_when=asyncio.FIRST_COMPLETED)
+    readiness.stop()
     manager.stopping()
     if not engine.failed.done():
         # Whoever asks this node meanwhile is answered by the new leader's log, as long as it still listens.
         handed_over = await engine.leave_leadership(HAND_OVER_SECONDS)
-        log.info("stopping", node=name, leads_no_more=handed_over)
+        log.info("stopping", node=name, reason=stop.result(), leads_no_more=handed_over)
     reason = engine.failed.exception() if engine.failed.done() else None
     if reason is not None:
         log.error("node_failed", node=name, reason=str(reason))
     await http.close()
     await node.stop()
+    log.info("stopped", node=name)
     return EXIT_OK if reason is None else EXIT_FAILED
 
 
@@ -183,15 +183,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _configure_logging() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+def _ask_to_stop(stop: asyncio.Future[str], signal_name: str) -> None:
+    if not stop.done():
+        stop.set_result(signal_name)

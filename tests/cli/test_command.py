@@ -281,7 +281,44 @@ def test_config_check_of_a_good_file(cluster_file: Path) -> None:
     assert result.exit_code == 0
     assert "n1: http 127.0.0.1:" in result.output
     answer = json.loads(invoke("config", "check", "--json", "--config", str(cluster_file)).stdout)
-    assert answer == {"cluster": "test", "nodes": ["n1"], "ok": True}
+    (warning,) = answer.pop("warnings")
+    assert "NOT available" in warning
+    assert answer == {"cluster": "test", "nodes": ["n1"], "survives": 0, "ok": True}
+
+
+def test_config_check_takes_a_file_and_says_what_it_survives(tmp_path: Path) -> None:
+    """In plain words: one node is not available, an even number is of no use, and an odd one above it survives that many."""
+    said = {}
+    for count in (1, 2, 3, 4, 5, 7):
+        nodes = [
+            f"  - {{name: n{n}, http: '127.0.0.1:{7600 + n}', raft: '127.0.0.1:{7700 + n}'}}"
+            for n in range(count)
+        ]
+        file = tmp_path / "other.yml"
+        file.write_text("\n".join(["cluster: c", "data_dir: d", "nodes:", *nodes, ""]))
+        result = invoke("config", "check", str(file))
+        assert result.exit_code == 0
+        said[count] = (result.stdout.splitlines()[0].rpartition(", ")[2], result.stderr)
+    assert said[1][0] == "not available when a node is lost"
+    assert "NOT available while that node or its machine is down" in said[1][1]
+    assert "survives the loss of 0, just as 1 would" in said[2][1]
+    assert "survives the loss of 1, just as 3 would" in said[4][1]
+    assert [said[n] for n in (3, 5, 7)] == [
+        (f"survives the loss of {n // 2}", "") for n in (3, 5, 7)
+    ]
+
+
+def test_config_check_says_in_which_line_the_mistake_is(tmp_path: Path) -> None:
+    """With the path, the nearest name, and exit code 2."""
+    file = tmp_path / "cluster.yml"
+    file.write_text(
+        "cluster: c\ndata_dir: d\nnodes:\n  - {name: n1, http: '127.0.0.1:1', raft: '127.0.0.1:2'}\n"
+        "timing:\n  heartbeet_ms: 100\n"
+    )
+    result = invoke("config", "check", str(file))
+    assert result.exit_code == 2
+    expected = "cluster.yml:6: $.timing.heartbeet_ms: there is no such setting; did you mean 'heartbeat_ms'?"
+    assert expected in result.stderr
 
 
 def test_serve_refuses_a_node_that_is_not_in_the_file(cluster_file: Path) -> None:

@@ -53,7 +53,7 @@ def rendered(values: Mapping[str, Any] = GIVEN) -> dict[str, dict[str, Any]]:
 EVERYTHING = {
     **GIVEN,
     "replicas": 5,
-    "settings": {"timing": {"heartbeat_ms": 200}},
+    "settings": {"timing": {"heartbeat_ms": 120}},
     "files": [{"name": "tls", "mountPath": "/etc/holdfast/tls", "secretName": "holdfast-tls"}],
     "storage": {"className": "fast"},
     "probes": {"scheme": "HTTPS"},
@@ -118,7 +118,7 @@ def test_the_configuration_that_the_chart_writes_is_good(
 def test_settings_reach_the_configuration() -> None:
     """What stands under `settings` stands in cluster.yml."""
     text = rendered(EVERYTHING)["ConfigMap/locks-holdfast"]["data"]["cluster.yml"]
-    assert yaml.safe_load(text)["timing"] == {"heartbeat_ms": 200}
+    assert yaml.safe_load(text)["timing"] == {"heartbeat_ms": 120}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -159,9 +160,18 @@ class _Reporter:
     "`holdfast replace-node`. Of no effect on a directory that is in use.",
 )
 @click.option(
+    "--log-format",
+    type=click.Choice(["auto", "json", "console"]),
+    envvar="HOLDFAST_LOG_FORMAT",
+    show_envvar=True,
+    help="Lines of JSON, or for people; auto: console on a terminal, else JSON. Without it, what the configuration says.",
+)
+@click.option(
     "--supervised-by", type=int, hidden=True, help="End when this process, the parent, dies."
 )
-def serve(node: str, config_path: Path, bootstrap: bool, supervised_by: int | None) -> None:
+def serve(
+    node: str, config_path: Path, bootstrap: bool, log_format: str | None, supervised_by: int | None
+) -> None:
     """Run one node of the cluster in the foreground, until SIGTERM or SIGINT.
 
     \b
@@ -171,9 +181,9 @@ def serve(node: str, config_path: Path, bootstrap: bool, supervised_by: int | No
     if supervised_by is not None:
         end_with_parent(supervised_by)
     with _refusals_as_exit_codes():
-        raise click.exceptions.Exit(
-            server_extra.serve(server_extra.load(config_path), node, bootstrap=bootstrap)
-        )
+        chosen = {} if log_format is None else {"HOLDFAST_LOG_FORMAT": log_format}
+        loaded = server_extra.load(config_path, {**os.environ, **chosen})
+        raise click.exceptions.Exit(server_extra.serve(loaded, node, bootstrap=bootstrap))
 
 
 @click.command(short_help="Three nodes, a ledger, eight workers, and things that go wrong.")
@@ -233,19 +243,46 @@ def config() -> None:
 @config.command(
     "check", short_help="Say whether cluster.yml is right, and if not, where it is wrong."
 )
+@click.argument(
+    "file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
 @_config_option
 @json_option
-def check(config_path: Path, as_json: bool) -> None:
-    """Read the configuration as a node would and say what it found; exit code 2 if it is wrong."""
+def check(file: Path | None, config_path: Path, as_json: bool) -> None:
+    """Read the configuration as a node would and say what it found; FILE comes before --config. Nothing is started.
+
+    What is wrong is told with its line and its path in the file; what works, and is probably not meant, as a warning.
+
+    \b
+    Exit codes: 0 a node would start with it; 2 it would not, or there is no such file.
+    """
+    path = file or config_path
     with _refusals_as_exit_codes():
-        loaded = server_extra.load(config_path)
+        loaded = server_extra.load(path)
         warnings = [*loaded.warnings, *server_extra.check_certificates(loaded)]
     nodes = server_extra.local_nodes(loaded)
     _warn(warnings)
     if as_json:
-        print_json({"cluster": loaded.cluster, "nodes": [node.name for node in nodes], "ok": True})
+        names = [node.name for node in nodes]
+        answer = {
+            "cluster": loaded.cluster,
+            "nodes": names,
+            "survives": loaded.survives,
+            "ok": True,
+        }
+        print_json({**answer, "warnings": warnings})
         return
-    click.echo(f"{config_path} is good: cluster {loaded.cluster} with {len(nodes)} nodes")
+    click.echo(
+        f"{path} is good: cluster {loaded.cluster} with {_counted(len(nodes))}, {_survives(loaded.survives)}"
+    )
     for node in nodes:
         addresses = ", ".join(f"{what} {host}:{port}" for what, host, port in node.listens)
         click.echo(f"  {node.name}: {addresses}")
+
+
+def _counted(nodes: int) -> str:
+    return "1 node" if nodes == 1 else f"{nodes} nodes"
+
+
+def _survives(nodes: int) -> str:
+    return f"survives the loss of {nodes}" if nodes else "not available when a node is lost"

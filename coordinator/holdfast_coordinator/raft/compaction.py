@@ -198,6 +198,12 @@ class Compactor:
         self.stats.last_seconds = self._clock() - begun
         if self.stats.observer is not None:
             self.stats.observer(self.stats.last_seconds)
+        told = {
+            "index": info.index,
+            "bytes": info.length,
+            "seconds": round(self.stats.last_seconds, 3),
+        }
+        log.info("snapshot_taken", extra=told)
         return info
 
     def _failed(self, job: Job, error: Exception) -> None:

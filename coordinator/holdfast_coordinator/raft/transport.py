@@ -30,6 +30,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
@@ -71,6 +72,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from holdfast_coordinator.certificates import Certificates
+
+log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 2.0
 """A peer on the same network needs milliseconds; a stranger gets no longer than this."""
@@ -170,6 +173,8 @@ class Connection(asyncio.Protocol):
         """Both sides have proved the secret, and accept each other."""
         self.was_refused = False
         self.closed = asyncio.Event()
+        self.ended = ""
+        """Why, once it has: for the log."""
         self._network = network
         self.dialed = dialed is not None
         self._buffer = bytearray()
@@ -206,6 +211,7 @@ class Connection(asyncio.Protocol):
         if self.dialed and self._tls is not None and not self._tls.is_open and not self._is_over:
             self.was_refused = True
             self._count(BROKEN_OFF)
+        self.ended = self.ended or str(exc or "the other end closed it")
         self.close()
         self._network.lost(self)
         self.closed.set()
@@ -220,6 +226,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """From now on it neither delivers nor sends."""
+        self.ended = self.ended or "this node closed it"
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -230,6 +237,7 @@ class Connection(asyncio.Protocol):
 
     def reject(self, reason: str) -> None:
         """Close, and count why."""
+        self.ended = reason
         self._count(reason)
         self.close()
 
@@ -604,6 +612,7 @@ class Network:
         self._live[peer] = connection
         self.stats.connections += 1
         self._rejections.forget(peer)
+        log.info("peer_connected", extra={"peer": peer})
         self.receiver.on_connected(peer)
 
     def lost(self, connection: Connection) -> None:
@@ -612,6 +621,7 @@ class Network:
         peer = connection.peer or ""
         if self._live.get(peer) is connection:
             del self._live[peer]
+            log.info("peer_lost", extra={"peer": peer, "reason": connection.ended})
             self.receiver.on_disconnected(peer)
 
     async def _keep_dialing(self, peer: str) -> None:
