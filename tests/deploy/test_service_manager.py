@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import json
 import os
 import signal
 import socket
@@ -148,7 +150,7 @@ async def test_a_node_whose_housekeeping_has_died_is_not_alive() -> None:
 async def test_a_real_node_tells_that_it_serves_lives_and_stops(
     tmp_path: Path, manager: Manager
 ) -> None:
-    """One process, as systemd would start it: READY=1 when HTTP is there, the watchdog's words, STOPPING=1 after SIGTERM."""
+    """One process, as systemd would start it: READY=1 when HTTP is there, the watchdog's words, STOPPING=1 at its end; its log."""
     http = free_port()
     (tmp_path / "cluster.yml").write_text(
         "cluster: c\ndata_dir: data\nnodes:\n"
@@ -158,7 +160,7 @@ async def test_a_real_node_tells_that_it_serves_lives_and_stops(
     node = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "holdfast", "serve", "--bootstrap", "--node", "n1",
         "--config", str(tmp_path / "cluster.yml"),
-        env=environ, stderr=asyncio.subprocess.DEVNULL,
+        env=environ, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
         assert (await manager.hear())["READY"] == "1"
@@ -169,7 +171,15 @@ async def test_a_real_node_tells_that_it_serves_lives_and_stops(
         assert (await manager.hear_until("WATCHDOG"))["WATCHDOG"] == "1"
         node.send_signal(signal.SIGTERM)
         assert (await manager.hear_until("STOPPING"))["STOPPING"] == "1"
-        assert await node.wait() == 0
+        _, log = await node.communicate()
+        assert node.returncode == 0
+        lines = [json.loads(line) for line in log.splitlines() if line.startswith(b"{")]
+        events = [line["event"] for line in lines]
+        for before, after in itertools.pairwise(("serving", "ready", "stopping", "stopped")):
+            assert events.index(before) < events.index(after)
+        assert {line["node"] for line in lines} == {"n1"}
+        assert lines[events.index("stopping")]["reason"] == "SIGTERM"
+        assert lines[events.index("leader_elected")]["leader"] == "n1"
     finally:
         if node.returncode is None:
             node.kill()
