@@ -8,10 +8,13 @@ import runpy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import promql_parser
 import pytest
 import yaml
 from kit import KIT, ROOT, run
+
+from holdfast.cli.app import command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,3 +170,16 @@ def test_promtool_takes_the_configuration_of_the_compose_file(tmp_path: Path) ->
     (tmp_path / "prometheus.yml").write_text(config.read_text())
     (tmp_path / "alerts.yml").write_text(ALERTS.read_text())
     run("promtool", "check", "config", str(tmp_path / "prometheus.yml"))
+
+
+def test_the_commands_of_the_runbook_exist() -> None:
+    """Whoever is woken at night types what stands there."""
+    named = re.findall(
+        r"`holdfast ([a-z-]+)(?: ([a-z]+))?", (ROOT / "docs" / "runbook.md").read_text()
+    )
+    assert named
+    for name, second in named:
+        assert name in command.commands, name
+        group = command.commands[name]
+        if second and isinstance(group, click.Group):
+            assert second in group.commands, f"{name} {second}"
