@@ -33,7 +33,7 @@ from holdfast_coordinator.access import Access, AccessError, AccessFile
 from holdfast_coordinator.certificates import CertificateError, CertificateFiles
 from holdfast_coordinator.http_settings import INSECURE, NODE_PLACEHOLDER, HttpTls, HttpTlsFile
 from holdfast_coordinator.logs import LogFile
-from holdfast_coordinator.machine import Limits, Quota
+from holdfast_coordinator.machine import INCARNATION_MAX, Limits, Quota
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -234,6 +234,8 @@ class ClusterConfig:
 
     file: Path
     cluster: str
+    incarnation: int
+    """How often the cluster was restored from a backup: raised by one with each restore, and never lowered."""
     data_dir: Path
     nodes: tuple[NodeConfig, ...]
     timing: Timing
@@ -301,6 +303,11 @@ class ClusterConfig:
         return f"{'http' if self.http_tls is None else 'https'}://{node.http}"
 
     @property
+    def cluster_id(self) -> str:
+        """What nodes must have in common to talk to each other. No name holds a '#'."""
+        return f"{self.cluster}#{self.incarnation}" if self.incarnation else self.cluster
+
+    @property
     def endpoints(self) -> str:
         """What a client is given: `http://127.0.0.1:7601,http://127.0.0.1:7602,...`."""
         return ",".join(self.http_url(node) for node in self.nodes)
@@ -355,6 +362,7 @@ class _ClusterFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     cluster: str
     data_dir: str
     nodes: list[_NodeFile]
+    incarnation: int = 0
     secret: str | None = None
     secret_file: str | None = None
     raft_tls: _TlsFile | None = None
@@ -393,6 +401,9 @@ def load(path: Path, environ: Mapping[str, str]) -> ClusterConfig:
 def _load(path: Path, text: str, environ: Mapping[str, str]) -> ClusterConfig:
     written = _convert(path, _parse_yaml(path, text))
     _check_name(path, "$.cluster", written.cluster)
+    if not 0 <= written.incarnation <= INCARNATION_MAX:
+        detail = f"{written.incarnation} is outside 0 to {INCARNATION_MAX}"
+        raise ConfigError(path, "$.incarnation", detail)
     data_dir = _data_dir(path, written.data_dir)
     nodes = _nodes(path, written.nodes, data_dir)
     timing = _timing(path, written.timing)
@@ -414,6 +425,7 @@ def _load(path: Path, text: str, environ: Mapping[str, str]) -> ClusterConfig:
     return ClusterConfig(
         file=path,
         cluster=written.cluster,
+        incarnation=written.incarnation,
         data_dir=data_dir,
         nodes=nodes,
         timing=timing,

@@ -24,7 +24,7 @@ from .machine.operations import Acquire, Barrier, Operation, Origin, Release, Wi
 from .machine.outcomes import Outcome, Passed, Refused
 from .node_types import ClusterStatus, NodeState, NodeStatus, Overloaded, Unknown, overloaded
 from .raft import EngineFailure
-from .raft.ports import EnginePort
+from .raft.ports import EnginePort, PayloadReader
 from .submissions import Orphan, Submission, Submissions
 
 log = structlog.get_logger("holdfast.node")
@@ -160,6 +160,10 @@ class Node:
     async def replace_node(self, name: str) -> None:
         """Admit the data directory with which `name` comes back. Raises `AdminRefused`."""
         await self.engine.replace_node(name)
+
+    async def open_backup(self) -> tuple[bytes, PayloadReader]:
+        """Call it after `barrier`: then everything acknowledged before is in it. Raises `AdminRefused`."""
+        return await self.engine.open_backup()
 
     def session_ref(self, session: str) -> str:
         """What others may see of a session id: a keyed hash, the same on every node of this cluster."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from holdfast_coordinator.machine.outcomes import Refused
 from holdfast_coordinator.raft.errors import AdminRefused
-from holdfast_coordinator.raft.ports import StorageStatus
+from holdfast_coordinator.raft.ports import PayloadReader, StorageStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +27,7 @@ __all__ = [
     "NodeState",
     "NodeStatus",
     "Overloaded",
+    "PayloadReader",
     "StorageStatus",
     "Unknown",
     "overloaded",
@@ -125,6 +126,10 @@ class NodePort(Protocol):
 
     async def replace_node(self, name: str) -> None:
         """Admit the data directory with which member `name` comes back, in place of the one it had. Raises `AdminRefused`."""
+        ...
+
+    async def open_backup(self) -> tuple[bytes, PayloadReader]:
+        """The head of a snapshot file that holds no less than is applied here, and what follows it. Raises `AdminRefused`."""
         ...
 
     def on_applied(self, told: Callable[[], None]) -> Callable[[], None]:

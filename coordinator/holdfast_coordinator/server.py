@@ -121,7 +121,7 @@ def build(config: ClusterConfig, name: str, *, bootstrap: bool = False) -> tuple
     secret = config.secret.reveal()
     engine_config = EngineConfig(
         node=name,
-        cluster=config.cluster,
+        cluster=config.cluster_id,
         secret=secret,
         members=config.members,
         data_dir=config.node(name).data_dir,
@@ -150,7 +150,7 @@ def build(config: ClusterConfig, name: str, *, bootstrap: bool = False) -> tuple
         clock_ns=boot_time_ns,
         wall_ms=wall_time_ms,
         limits=config.machine_limits,
-        cluster=config.cluster,
+        cluster=config.cluster_id,
         members={
             member.name: (config.http_url(member), str(member.raft)) for member in config.nodes
         },

@@ -28,9 +28,11 @@ from holdfast_coordinator.node_types import (
     AdminRefused,
     ClusterStatus,
     NodeStatus,
+    PayloadReader,
     StorageStatus,
     Unknown,
 )
+from holdfast_coordinator.raft.snapshots import Header, describe, encode_header
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -144,6 +146,13 @@ class FakeNode:
         if self.admin_refusal is not None:
             raise self.admin_refusal
 
+    async def open_backup(self) -> tuple[bytes, PayloadReader]:
+        if self.admin_refusal is not None:
+            raise self.admin_refusal
+        payload = self.machine.snapshot()
+        head = encode_header(Header(describe(3, 2, payload), "test", installed=False))
+        return head, BytesReader(payload)
+
     def session_ref(self, session: str) -> str:
         return hashlib.sha256(session.encode()).hexdigest()[:16]
 
@@ -162,6 +171,18 @@ class FakeNode:
                 waiting.set_result(outcome)
         self.tell()
         return outcomes
+
+
+@dataclass(frozen=True)
+class BytesReader:
+    """The payload of a backup."""
+
+    payload: bytes
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self.payload[offset : offset + length]
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)

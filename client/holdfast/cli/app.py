@@ -7,6 +7,7 @@ import click
 from holdfast._version import __version__
 from holdfast.cli import (
     admin,
+    backups,
     credential,
     explaining,
     files,
@@ -62,6 +63,8 @@ for _command in (
     nodes.config,
     admin.step_down,
     admin.replace_node,
+    backups.backup,
+    backups.restore,
     files.snapshot,
     journal.journal,
     reading.status,

@@ -7,6 +7,7 @@ is installed; and nowhere else in this package is it imported at all (import-lin
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import ssl
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from holdfast_coordinator.config import ClusterConfig
 
 _NEEDS: Final = {
+    "holdfast_coordinator.backups": "server",
     "holdfast_coordinator.compaction": "server",
     "holdfast_coordinator.config": "server",
     "holdfast_coordinator.founding": "server",
@@ -134,6 +136,45 @@ def inspect_snapshot(path: Path) -> dict[str, object]:
         return inspect(path)
     except (ValueError, OSError) as error:
         raise Refusal(f"{path}: {error}", exit_codes.FAILED) from error
+
+
+def inspect_backup(path: Path) -> dict[str, Any]:
+    """What a backup says and holds, by name. Raises Refusal: it cannot be restored, and why."""
+    _need("holdfast_coordinator.backups")
+    from holdfast_coordinator.backups import BackupError, inspect
+
+    try:
+        return inspect(path)
+    except BackupError as error:
+        raise Refusal(str(error), exit_codes.FAILED) from error
+
+
+def restore(
+    path: Path,
+    config: ClusterConfig,
+    nodes: tuple[str, ...],
+    *,
+    keep_holds: bool,
+    data_dir: Path | None,
+) -> dict[str, Any]:
+    """Write data directories from a backup; what was written, by name. Raises Refusal: nothing starts on what is there, and why."""
+    _need("holdfast_coordinator.backups")
+    from holdfast_coordinator import backups
+    from holdfast_coordinator.config import ConfigError
+
+    if answering := backups.answering(config):
+        raise Refusal(
+            f"somebody answers at {', '.join(answering)}: stop every node of the cluster first, and start none before the "
+            "restore is done on every machine",
+            exit_codes.FAILED,
+        )
+    try:
+        done = backups.restore(path, config, nodes, keep_holds=keep_holds, data_dir=data_dir)
+    except ConfigError as error:
+        raise Refusal(str(error), exit_codes.USAGE) from error
+    except backups.BackupError as error:
+        raise Refusal(str(error), exit_codes.FAILED) from error
+    return dataclasses.asdict(done)
 
 
 def verify_journal(directory: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from aiohttp import web
 from holdfast import wire
 from holdfast.wire import Code
 from holdfast_coordinator.config import HttpLimits, Rate
+from holdfast_coordinator.http.backups import BackupCalls
 from holdfast_coordinator.http.callers import guard
 from holdfast_coordinator.http.calls import Calls
 from holdfast_coordinator.http.cluster import ClusterCalls
@@ -112,6 +113,7 @@ def create_app(
         HistoryCalls(calls, patience.slow_reader_seconds),
         EventCalls(calls, watchers, patience),
         ClusterCalls(calls, openapi_document()),
+        BackupCalls(calls, patience.slow_reader_seconds),
     ):
         app.add_routes(each.routes())
     _require_rights(app)

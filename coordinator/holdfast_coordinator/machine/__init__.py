@@ -2,11 +2,12 @@
 
 Read `machine.py` first (the order within an entry), then `table.py` (who is granted), `rules.py` (sessions, acquire, release),
 `holder_rules.py` (checkpoint, complete), `operator_rules.py` (force, resolve) and `requests.py` (repeats); `blocking.py` finds
-deadlocks, `trail.py` keeps what happened. `operations.py` and `outcomes.py` are the vocabulary. Nothing here knows a clock, a
-socket or a disk.
+deadlocks, `trail.py` keeps what happened, `incarnations.py` is what a restore does. `operations.py` and `outcomes.py` are the
+vocabulary. Nothing here knows a clock, a socket or a disk.
 """
 
 from .codec import decode_entry, decode_operation, encode_entry, encode_operation
+from .incarnations import INCARNATION_MAX, begin_incarnation, incarnation_of
 from .invariants import InvariantViolation, check_invariants
 from .limits import Limits, Quota
 from .machine import Counts, Machine
@@ -64,6 +65,7 @@ from .snapshot import SnapshotUnreadable
 from .trail import Block, NoLongerKept, Record, Trail
 
 __all__ = [
+    "INCARNATION_MAX",
     "PLAIN",
     "Acquire",
     "Barrier",
@@ -120,9 +122,11 @@ __all__ = [
     "WaiterView",
     "Withdraw",
     "Withdrawn",
+    "begin_incarnation",
     "check_invariants",
     "decode_entry",
     "decode_operation",
     "encode_entry",
     "encode_operation",
+    "incarnation_of",
 ]

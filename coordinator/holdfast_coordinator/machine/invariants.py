@@ -81,7 +81,10 @@ def _check_phase(state: State, key: str, phase: Phase) -> None:
     _require(len(phase.holds) > 0, "an empty phase is dropped")
     within = phase.limit is None or len(phase.holds) <= phase.limit
     _require(within, "a phase is within its limit (G1)")
-    _require(phase.fence <= min(phase.holds), "a phase was opened by its first hold")
+    # A restore raises the fence of the phases that it keeps to the beginning of its incarnation.
+    carried_over = phase.fence & INCARNATION_TOKENS_MAX == 0
+    opened = phase.fence <= min(phase.holds) or carried_over
+    _require(opened, "a phase was opened by its first hold")
     for token, hold in phase.holds.items():
         living = state.holds.get(token) is hold and key in hold.keys
         _require(living and hold.terms.mode == "shared", "a phase is of living shared holds")

@@ -396,6 +396,12 @@ def _take_out(state: State, waiter: Waiter, out: Out) -> None:
     out.append((waiter.attachment, Withdrawn(True)))
 
 
+def withdraw_everybody(state: State, out: Out) -> None:
+    """All callers have gone. Nobody is left who could be promoted."""
+    for waiter in list(state.waiters.values()):
+        _take_out(state, waiter, out)
+
+
 def withdraw_older_boots(state: State, newer_boots: list[Origin], out: Out) -> None:
     """Nodes started again: whoever waited at their earlier boots without a name has gone, and nobody can ask for them again.
 

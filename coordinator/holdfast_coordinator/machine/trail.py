@@ -125,6 +125,15 @@ class Trail:
             drop += 1
         del self.blocks[:drop]
 
+    def begin_again(self, first: int) -> None:
+        """The next record has revision `first`, and nothing before it is kept: whoever follows is told so. The chain goes on from
+        what there was."""
+        if self.open:
+            self._seal()
+        self.before = self.head
+        self.blocks, self.size = [], 0
+        self.open_first = first
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def read(self, after: int, limit: int) -> list[Record]:

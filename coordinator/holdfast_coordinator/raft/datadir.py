@@ -74,7 +74,7 @@ class DataDirectory:
         except OSError as error:
             raise EngineFailure(f"data directory {path} cannot be used: {error}") from error
         try:
-            _lock(files)
+            lock(files)
             identity = _identity(files, cluster=cluster, node=node, new_id=new_id)
             return cls(files, cluster, node, identity, _next_boot(files))
         except OSError as error:
@@ -89,7 +89,8 @@ class DataDirectory:
         self.files.close()
 
 
-def _lock(files: Directory) -> None:
+def lock(files: Directory) -> None:
+    """Take the directory for this process. Raises EngineFailure: another one has it."""
     try:
         files.lock(LOCK_NAME, str(os.getpid()))
     except Locked as locked:
@@ -152,9 +153,14 @@ def _first_identity(
         )
     identity = new_id(ID_BYTES)
     replace_file(files, BOOT_NAME, b"0\n")
+    write_identity(files, cluster=cluster, node=node, identity=identity)
+    return identity
+
+
+def write_identity(files: Directory, *, cluster: str, node: str, identity: str) -> None:
+    """The last file of a new directory: with it, a node starts on what is there."""
     fields = {"format": FORMAT_VERSION, "cluster": cluster, "node": node, "id": identity}
     replace_file(files, IDENTITY_NAME, (json.dumps(fields, indent=2) + "\n").encode())
-    return identity
 
 
 def _next_boot(files: Directory) -> int:

@@ -40,7 +40,13 @@ from holdfast_coordinator.raft.peers import (
     advice,
 )
 from holdfast_coordinator.raft.ports import StorageStatus
-from holdfast_coordinator.raft.snapshots import SnapshotInfo, SnapshotStore
+from holdfast_coordinator.raft.snapshots import (
+    Header,
+    SnapshotInfo,
+    SnapshotReader,
+    SnapshotStore,
+    encode_header,
+)
 from holdfast_coordinator.raft.transport import (
     FRAME_TARGET_BYTES,
     SEND_BUFFER_HIGH_BYTES,
@@ -74,6 +80,9 @@ STEP_DOWN_SECONDS = 2.0
 
 ADMIT_SECONDS = 3.0
 """How long whoever replaces a node waits for a majority to have it in their logs."""
+
+BACKUP_ATTEMPTS = 3
+"""One snapshot may be under way already, of less than is asked for; the next one holds all of it."""
 
 LISTEN_ATTEMPTS_HINT = "stop the program that uses it, or change the address in the configuration"
 
@@ -464,6 +473,25 @@ class Engine:
         """Take a snapshot of everything applied so far, now, and cut the journal. None: nothing is new since
         the last one, it failed (the log says why), or snapshots are not configured."""
         return None if self._compactor is None else await self._compactor.take_now()
+
+    async def open_backup(self) -> tuple[bytes, SnapshotReader]:
+        """The state after an entry that is no earlier than all that is applied now: the head of a file, and its payload in pieces
+        (to be closed by the caller). A process of its own makes it. Raises `AdminRefused`."""
+        store, journal, wanted = self._snapshots, self._journal, self.applied_index
+        if self._running is None or store is None or journal is None:
+            raise AdminRefused("no_leader", f"{self.node} is not running")
+        await self._until(lambda: journal.durable_index >= wanted, ADMIT_SECONDS)
+        for _ in range(BACKUP_ATTEMPTS):
+            if self.snapshot_index >= wanted:
+                break
+            await self.take_snapshot()
+        if (info := store.newest) is None or info.index < wanted:
+            detail = (
+                f"{self.node} could not take a snapshot, and its log says why; ask another node"
+            )
+            raise AdminRefused("conflict", detail)
+        header = Header(info, self.config.cluster, installed=False)
+        return encode_header(header), store.open(info)
 
     # Opening and closing.
 

@@ -12,16 +12,20 @@ The rules:
   refuses every replaced directory.
 * `replace-node` puts an admission (node, new id) into the log. From the moment it stands in a node's log
   the old directory is refused there; from the moment it is committed the new one is accepted.
+* Founders that were restored from a backup must have been given the same state: a digest of it goes into what they tell of
+  themselves until the cluster is founded, and another one is refused.
 * An admitted node's acknowledgements count only once it has the admission itself, which is then committed
   without it; and it votes only in terms after the one in which it learnt that. docs/engine.md has the proof.
 
-    peers    one line of JSON and its CRC-32C: whether we are founding, whom we know, from which term we vote
+    peers    one line of JSON and its CRC-32C: whether we are founding, whom we know, from which term we vote, and
+             (after a restore) with which state we began
 
 Not known here: connections, messages, and what else is in the log. All in one thread.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -105,6 +109,17 @@ class PeerBook:
         self._members = frozenset(members)
         self._limits = limits
         self._votes_above: int | None = None
+        self._start = ""
+
+    @classmethod
+    def found_from(
+        cls, files: Directory, *, node: str, directory: str, members: Iterable[str], start: bytes
+    ) -> None:
+        """Write the file of a founder that was given a state to begin with; `start` is its digest. Raises EngineFailure."""
+        book = cls(files, node=node, directory=directory, members=members)
+        book._start = start.hex()
+        book._begin_founding()
+        book._save()
 
     @classmethod
     def open(
@@ -128,9 +143,7 @@ class PeerBook:
             # A journal without this file is of a version that did not have it, and has forgotten nothing.
             has_journal = any(name.startswith("journal-") for name in names)
             if bootstrap or has_journal:
-                book.founding = True
-                book.known[node] = Known(directory, 0)
-                book._leave_founding_if_complete()
+                book._begin_founding()
             book._save()
         except OSError as error:
             raise EngineFailure(f"{files.path / PEERS_NAME} cannot be used: {error}") from error
@@ -175,11 +188,11 @@ class PeerBook:
     def introduce(self) -> Introduction:
         """What to tell a peer."""
         state = FOUNDER if self.founding else MEMBER if self.is_admitted else NEWCOMER
-        return Introduction(bytes.fromhex(self.directory), self._limits, state)
+        return Introduction(bytes.fromhex(self.directory), self._limits_told(state), state)
 
     def judge(self, peer: str, theirs: Introduction) -> Verdict:
         """Whether the peer is the one that we know. Changes nothing but `refused`."""
-        if theirs.limits != self._limits:
+        if theirs.limits != self._limits_told(theirs.state):
             return Verdict(OTHER_LIMITS)
         directory = theirs.directory.hex()
         known = self.known.get(peer)
@@ -246,6 +259,19 @@ class PeerBook:
 
     # Leaves.
 
+    def _limits_told(self, state: int) -> bytes:
+        """What a node in this state tells as its limits. With a founder's goes the state that it was restored with: it is a
+        difference of the same kind, and whoever has left the founding has been found equal in both."""
+        if state != FOUNDER or not self._start:
+            return self._limits
+        told = self._limits + bytes.fromhex(self._start)
+        return hashlib.blake2b(told, digest_size=DIGEST_BYTES).digest()
+
+    def _begin_founding(self) -> None:
+        self.founding = True
+        self.known[self.node] = Known(self.directory, 0)
+        self._leave_founding_if_complete()
+
     def _become_admitted(self, index: int) -> None:
         self.known[self.node] = Known(self.directory, index)
         self.founding = False
@@ -256,7 +282,7 @@ class PeerBook:
             self.founding = False
 
     def _fields(self) -> dict[str, Any]:
-        return {
+        fields: dict[str, Any] = {
             "format": FORMAT_VERSION,
             "founding": self.founding,
             "known": {
@@ -265,6 +291,7 @@ class PeerBook:
             },
             "votes_above": self._votes_above,
         }
+        return fields | {"start": self._start} if self._start else fields
 
     def _save(self) -> None:
         line = json.dumps(self._fields(), sort_keys=True).encode()
@@ -293,6 +320,7 @@ class PeerBook:
         self.founding = fields["founding"]
         self.known = {name: Known(*known) for name, known in fields["known"].items()}
         self._votes_above = fields["votes_above"]
+        self._start = fields.get("start", "")
 
 
 def is_founded(path: Path) -> bool:
@@ -318,5 +346,8 @@ def advice(node: str, code: str) -> str:
                 "ran is founded by starting all its nodes with: holdfast serve --bootstrap)"
             )
         case "other limits":
-            return f"{node} runs with other machine limits; all nodes need the same `limits`"
+            return (
+                f"{node} runs with other machine limits, or was restored from another backup or in another way; all "
+                "nodes need the same `limits` and `quotas`, and the same restore"
+            )
     return "it does not say why"

@@ -58,6 +58,15 @@ class Host(Protocol):
         """The known leader or the term changed. `leader` is a node's name, or None while there is none."""
 
 
+class PayloadReader(Protocol):
+    """The payload of a snapshot. Whoever was given it closes it."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes; none at the end."""
+
+    def close(self) -> None: ...
+
+
 class EnginePort(Protocol):
     """The engine, as its host uses it. Everything belongs to the one event-loop thread."""
 
@@ -108,6 +117,9 @@ class EnginePort(Protocol):
 
     async def replace_node(self, name: str) -> None:
         """Admit the data directory that `name` has now, in place of the one it had. Raises `AdminRefused`."""
+
+    async def open_backup(self) -> tuple[bytes, PayloadReader]:
+        """The head of a snapshot file of no less than what is applied here, and what follows it. Raises `AdminRefused`."""
 
     def wake(self) -> None:
         """There may be something to propose: `Host.next_batch` will be called soon, if this node leads."""

@@ -22,7 +22,7 @@ _CA = f"it is not signed by the CA of this node; {_FILES}"
 
 ADVICE: Final = {
     "wrong secret": "it has another cluster secret",
-    "another cluster": "it belongs to a cluster of another name",
+    "another cluster": "it belongs to a cluster of another name, or of another incarnation",
     tls.NO_TLS: "it speaks without TLS; give `raft_tls` to all nodes or to none",
     tls.UNEXPECTED_TLS: "it speaks TLS; give `raft_tls` to all nodes or to none",
     BROKEN_OFF: f"it ended the connection while TLS began; its log may say why, or it has no `raft_tls`; {_FILES}",

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .errors import AdminRefused
-from .ports import Host, StorageStatus
+from .ports import Host, PayloadReader, StorageStatus
 
 
 class ScriptedEngine:
@@ -61,6 +61,9 @@ class ScriptedEngine:
 
     async def step_down(self) -> str:
         raise AdminRefused("conflict", "a scripted log has the leader that its script says")
+
+    async def open_backup(self) -> tuple[bytes, PayloadReader]:
+        raise AdminRefused("conflict", "a log without a disk has no snapshots")
 
     async def replace_node(self, name: str) -> None:
         raise AdminRefused("conflict", f"a scripted log knows no directories, so none of {name}")
