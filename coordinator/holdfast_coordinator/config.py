@@ -236,6 +236,8 @@ class ClusterConfig:
     cluster: str
     incarnation: int
     """How often the cluster was restored from a backup: raised by one with each restore, and never lowered."""
+    epoch: int
+    """Of the addresses in `nodes`: raised by one with each change, so that an older file is told from a newer one."""
     data_dir: Path
     nodes: tuple[NodeConfig, ...]
     timing: Timing
@@ -363,6 +365,7 @@ class _ClusterFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     data_dir: str
     nodes: list[_NodeFile]
     incarnation: int = 0
+    epoch: int = 0
     secret: str | None = None
     secret_file: str | None = None
     raft_tls: _TlsFile | None = None
@@ -404,6 +407,8 @@ def _load(path: Path, text: str, environ: Mapping[str, str]) -> ClusterConfig:
     if not 0 <= written.incarnation <= INCARNATION_MAX:
         detail = f"{written.incarnation} is outside 0 to {INCARNATION_MAX}"
         raise ConfigError(path, "$.incarnation", detail)
+    if not 0 <= written.epoch <= wire.INTEGER_MAX:
+        raise ConfigError(path, "$.epoch", f"{written.epoch} is outside 0 to {wire.INTEGER_MAX}")
     data_dir = _data_dir(path, written.data_dir)
     nodes = _nodes(path, written.nodes, data_dir)
     timing = _timing(path, written.timing)
@@ -426,6 +431,7 @@ def _load(path: Path, text: str, environ: Mapping[str, str]) -> ClusterConfig:
         file=path,
         cluster=written.cluster,
         incarnation=written.incarnation,
+        epoch=written.epoch,
         data_dir=data_dir,
         nodes=nodes,
         timing=timing,

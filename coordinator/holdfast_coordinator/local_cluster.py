@@ -112,6 +112,15 @@ class LocalCluster:
         """Start a node that may have to wait: for the others, or to be admitted."""
         await self._spawn(name)
 
+    def move(self, name: str, epoch: int) -> None:
+        """Write other addresses for a node, which does not run, and this epoch into `cluster.yml`. Nobody is told."""
+        http, raft = (f"127.0.0.1:{port}" for port in free_ports(2))
+        text = self.config_path.read_text()
+        text = text.replace(self._http[name], http).replace(self._raft[name], raft)
+        lines = [line for line in text.splitlines() if not line.startswith("epoch:")]
+        self.config_path.write_text("\n".join([*lines, f"epoch: {epoch}", ""]))
+        self._http[name], self._raft[name] = http, raft
+
     def log(self, name: str) -> str:
         """What a node has written so far, over all its lives."""
         return (self.directory / f"{name}.log").read_text(errors="replace")

@@ -22,7 +22,16 @@ from .machine import Limits, Machine, decode_entry, encode_operation
 from .machine.codec import EMPTY_ENTRY, Encoded, readable
 from .machine.operations import Acquire, Barrier, Operation, Origin, Release, Withdraw
 from .machine.outcomes import Outcome, Passed, Refused
-from .node_types import ClusterStatus, NodeState, NodeStatus, Overloaded, Unknown, overloaded
+from .node_types import (
+    AddressBook,
+    AdminRefused,
+    ClusterStatus,
+    NodeState,
+    NodeStatus,
+    Overloaded,
+    Unknown,
+    overloaded,
+)
 from .raft import EngineFailure
 from .raft.ports import EnginePort, PayloadReader
 from .submissions import Orphan, Submission, Submissions
@@ -67,7 +76,7 @@ _decode_forwarded: Final = msgspec.msgpack.Decoder(
 class Node:
     """See the module. `engine_factory` is called with the node as the engine's `Host`; `clock_ns` is CLOCK_BOOTTIME in nanoseconds;
     `wall_ms` is the wall clock in Unix milliseconds, written into the trail for people and for nothing else;
-    `members` maps each node's name to its (http, raft) addresses, for the status alone."""
+    `members` maps each node's name to its (http, raft) addresses, for the status alone; `addresses` is where they may change."""
 
     def __init__(
         self,
@@ -80,12 +89,14 @@ class Node:
         cluster: str,
         members: Mapping[str, tuple[str, str]],
         session_ref_key: bytes,
+        addresses: AddressBook | None = None,
     ) -> None:
         self.name = name
         self.machine = Machine(limits)
         self._clock_ns = clock_ns
         self._cluster = cluster
-        self._members = members
+        self._members = dict(members)
+        self._addresses = addresses
         self._session_ref_key = hashlib.blake2b(session_ref_key, digest_size=32).digest()
         self._submissions = Submissions()
         self._admission = Admission()
@@ -161,6 +172,17 @@ class Node:
         """Admit the data directory with which `name` comes back. Raises `AdminRefused`."""
         await self.engine.replace_node(name)
 
+    async def reload(self) -> int:
+        """Go by what the configuration says now about where the other nodes are. Raises `AdminRefused`."""
+        book = self._addresses
+        if book is None:
+            raise AdminRefused("conflict", "this node has no configuration to read")
+        for moved in book.reread(self.engine.connected_peers):
+            self._members[moved.name] = (moved.http, moved.raft)
+            self.engine.move_peer(moved.name, moved.address)
+            log.info("node_moved", node=moved.name, http=moved.http, epoch=book.epoch)
+        return book.epoch
+
     async def open_backup(self) -> tuple[bytes, PayloadReader]:
         """Call it after `barrier`: then everything acknowledged before is in it. Raises `AdminRefused`."""
         return await self.engine.open_backup()
@@ -235,6 +257,7 @@ class Node:
             applied_index=engine.applied_index,
             cluster_time_ms=self.machine.cluster_time_ms,
             cluster=self._cluster,
+            epoch=0 if self._addresses is None else self._addresses.epoch,
             leader_changes=self._leader_changes,
             rejected={**engine.rejected, "application": self.rejected_messages},
             storage=engine.storage,

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from holdfast_coordinator.machine.outcomes import Outcome
 
 __all__ = [
+    "AddressBook",
     "AdminRefused",
     "ClusterStatus",
+    "Moved",
     "NodePort",
     "NodeState",
     "NodeStatus",
@@ -85,9 +87,34 @@ class ClusterStatus:
     applied_index: int
     cluster_time_ms: int
     cluster: str = ""
+    epoch: int = 0
+    """Of the addresses that this node goes by."""
     leader_changes: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
     storage: StorageStatus = field(default_factory=StorageStatus)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A member that has other addresses: `http` and `raft` as in `NodeStatus`, `address` is the latter as host and port."""
+
+    name: str
+    http: str
+    raft: str
+    address: tuple[str, int]
+
+
+class AddressBook(Protocol):
+    """Where the addresses of the members are written down."""
+
+    @property
+    def epoch(self) -> int:
+        """Of what was read last."""
+        ...
+
+    def reread(self, connected: frozenset[str]) -> tuple[Moved, ...]:
+        """What has changed since; `connected` are the members that are there. Raises `AdminRefused`: nothing was taken over."""
+        ...
 
 
 class NodePort(Protocol):
@@ -126,6 +153,10 @@ class NodePort(Protocol):
 
     async def replace_node(self, name: str) -> None:
         """Admit the data directory with which member `name` comes back, in place of the one it had. Raises `AdminRefused`."""
+        ...
+
+    async def reload(self) -> int:
+        """Read the addresses of the other nodes anew; their epoch. Raises `AdminRefused`."""
         ...
 
     async def open_backup(self) -> tuple[bytes, PayloadReader]:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import structlog
 
 from . import compaction, descriptors, logs
+from .addresses import AddressFile
 from .certificates import CertificateError
 from .collector import Collector
 from .config import ClusterConfig
@@ -139,6 +140,7 @@ def build(config: ClusterConfig, name: str, *, bootstrap: bool = False) -> tuple
         ),
     )
     engines: list[Engine] = []
+    addresses = AddressFile(config, name, os.environ)
 
     def factory(node: Node) -> EnginePort:
         engines.append(Engine(engine_config, node))
@@ -155,6 +157,7 @@ def build(config: ClusterConfig, name: str, *, bootstrap: bool = False) -> tuple
             member.name: (config.http_url(member), str(member.raft)) for member in config.nodes
         },
         session_ref_key=config.cluster.encode() + secret,
+        addresses=addresses,
     )
     return node, engines[0]
 

@@ -445,3 +445,30 @@ def test_snapshots_are_taken_as_the_file_says(write):
     assert load(ROOT / "cluster.yml", {}).snapshots == config.Snapshots(100_000, 64, 10_000)
     with pytest.raises(config.ConfigError, match=r"\$\.snapshots\.after_mib.*0 is outside"):
         load(write(good() | {"snapshots": {"after_mib": 0}}), {})
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ("incarnation: -1", "$.incarnation"),
+        ("incarnation: 8192", "$.incarnation"),
+        ("incarnation: two", "$.incarnation"),
+        ("epoch: -1", "$.epoch"),
+        ("epoch: 9007199254740992", "$.epoch"),
+    ],
+)
+def test_an_incarnation_and_an_epoch_are_counted_up_from_zero(
+    tmp_path: Path, line: str, path: str
+) -> None:
+    """Tokens stay below 2^53: there are 8,191 incarnations."""
+    file = tmp_path / "cluster.yml"
+    text = "cluster: c\ndata_dir: ./data\nnodes: [{name: n1, http: '127.0.0.1:1', raft: '127.0.0.1:2'}]\n"
+    file.write_text(text)
+    assert (load(file, {}).incarnation, load(file, {}).epoch) == (0, 0)
+    assert load(file, {}).cluster_id == "c"
+    file.write_text(f"{text}incarnation: 8191\n")
+    assert load(file, {}).cluster_id == "c#8191"
+    file.write_text(f"{text}{line}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file, {})
+    assert caught.value.path == path

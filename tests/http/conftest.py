@@ -146,6 +146,11 @@ class FakeNode:
         if self.admin_refusal is not None:
             raise self.admin_refusal
 
+    async def reload(self) -> int:
+        if self.admin_refusal is not None:
+            raise self.admin_refusal
+        return 7
+
     async def open_backup(self) -> tuple[bytes, PayloadReader]:
         if self.admin_refusal is not None:
             raise self.admin_refusal

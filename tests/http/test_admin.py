@@ -41,12 +41,21 @@ async def test_replace_node_names_the_node(make_node: Any) -> None:
     assert await post(make_node(), "/v1/cluster/replace-node", body) == (200, {"node": "n2"})
 
 
+async def test_reload_names_the_epoch(make_node: Any) -> None:
+    """Of the addresses that the node goes by now."""
+    assert await post(make_node(), "/v1/cluster/reload") == (200, {"epoch": 7})
+
+
 @pytest.mark.parametrize(("code", "status", "shown"), REFUSALS)
 async def test_what_the_engine_does_not_do_is_a_problem(
     make_node: Any, code: Any, status: int, shown: str
 ) -> None:
     """With its sentence."""
-    for path, body in (("step-down", None), ("replace-node", {"node": "n2"})):
+    for path, body in (
+        ("step-down", None),
+        ("replace-node", {"node": "n2"}),
+        ("reload", None),
+    ):
         node = make_node()
         node.admin_refusal = AdminRefused(code, "because of this")
         answered, problem = await post(node, f"/v1/cluster/{path}", body)

@@ -27,7 +27,7 @@ from holdfast_coordinator.machine.outcomes import (
     Withdrawn,
 )
 from holdfast_coordinator.node import NO_LEADER_AFTER_MS, PEER_GONE_MS, UNKNOWN_AFTER_MS, Node
-from holdfast_coordinator.node_types import Unknown
+from holdfast_coordinator.node_types import AdminRefused, Moved, Unknown
 from holdfast_coordinator.raft import EngineFailure
 from holdfast_coordinator.raft.scripted import ScriptedLog
 
@@ -475,3 +475,35 @@ async def test_a_caller_of_a_living_node_that_was_cut_off_is_told(cluster: Clust
     cluster.log.engines["n2"] = engine
     await cluster.settle()
     assert isinstance(await waiting, Withdrawn)
+
+
+async def test_a_node_goes_by_new_addresses_of_others_when_it_is_told_to(cluster: Cluster) -> None:
+    """It shows them, has the engine use them, and says of which epoch they are; what is refused changes nothing."""
+
+    class Book:
+        epoch = 3
+        refusal: AdminRefused | None = AdminRefused("conflict", "not this one")
+
+        def reread(self, connected: frozenset[str]) -> tuple[Moved, ...]:
+            assert connected == {"n2", "n3"}
+            if self.refusal is not None:
+                raise self.refusal
+            self.epoch += 1
+            return (Moved("n3", "http://there:1", "there:2", ("there", 2)),)
+
+    node, book = cluster.nodes["n1"], Book()
+    with pytest.raises(AdminRefused, match="no configuration"):
+        await node.reload()
+    node._addresses = book
+    with pytest.raises(AdminRefused, match="not this one"):
+        await node.reload()
+    assert node.status().epoch == 3
+    assert cluster.log.engines["n1"].moved == {}
+    book.refusal = None
+    assert await node.reload() == 4
+    status = node.status()
+    assert status.epoch == 4
+    assert [(each.http, each.raft) for each in status.nodes if each.name == "n3"] == [
+        ("http://there:1", "there:2")
+    ]
+    assert cluster.log.engines["n1"].moved == {"n3": ("there", 2)}

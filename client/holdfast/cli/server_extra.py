@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from holdfast.cli import exit_codes
+from holdfast.cli.replacing import Place, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -102,6 +103,19 @@ def readiness_tls(config: ClusterConfig) -> ssl.SSLContext | None:
         with contextlib.suppress(OSError):  # the node says better what is wrong with it
             context.load_cert_chain(files.certificate, files.key, password=lambda: b"")
     return context
+
+
+def plan_of(config: ClusterConfig, node: str, without: frozenset[str]) -> Plan:
+    """How `node` comes back at the address that `config` has for it. Raises Refusal: there is no such node."""
+    from holdfast_coordinator.config import ConfigError
+
+    try:
+        for name in (node, *without):
+            config.node(name)
+    except ConfigError as error:
+        raise Refusal(str(error), exit_codes.USAGE) from error
+    places = {each.name: Place(config.http_url(each), str(each.raft)) for each in config.nodes}
+    return Plan(config.cluster_id, config.epoch, node, places, without)
 
 
 def is_new_cluster(config: ClusterConfig) -> bool:

@@ -30,6 +30,7 @@ class ClusterCalls:
             web.get("/v1/cluster", self.cluster),
             post("/v1/cluster/step-down", self.step_down),
             post("/v1/cluster/replace-node", self.replace_node),
+            post("/v1/cluster/reload", self.reload),
             web.get("/v1/openapi.yaml", self.openapi),
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
@@ -76,6 +77,14 @@ class ClusterCalls:
         except AdminRefused as refused:
             raise of_admin_refusal(refused) from None
         return answer(request, views.NodeReplaced(body.node))
+
+    async def reload(self, request: web.Request) -> web.Response:
+        query(request, queries.NONE)
+        try:
+            epoch = await self._calls.node.reload()
+        except AdminRefused as refused:
+            raise of_admin_refusal(refused) from None
+        return answer(request, views.Reloaded(epoch))
 
     async def openapi(self, request: web.Request) -> web.Response:
         return web.Response(body=self._openapi, content_type="application/yaml")

@@ -194,6 +194,7 @@ class ClusterView(msgspec.Struct, frozen=True):
     commit_index: int
     applied_index: int
     cluster_time_ms: int
+    epoch: int
     state_hash: str | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -207,6 +208,10 @@ class Ready(msgspec.Struct, frozen=True):
 
 class SteppedDown(msgspec.Struct, frozen=True):
     leader: str
+
+
+class Reloaded(msgspec.Struct, frozen=True):
+    epoch: int
 
 
 class NodeReplaced(msgspec.Struct, frozen=True):
@@ -309,6 +314,7 @@ def cluster_view(status: ClusterStatus, state_hash: bytes | None = None) -> Clus
         status.commit_index,
         status.applied_index,
         status.cluster_time_ms,
+        status.epoch,
         msgspec.UNSET if state_hash is None else state_hash.hex(),
     )
 

@@ -474,6 +474,11 @@ class Engine:
         the last one, it failed (the log says why), or snapshots are not configured."""
         return None if self._compactor is None else await self._compactor.take_now()
 
+    def move_peer(self, name: str, address: tuple[str, int]) -> None:
+        """Another node has another address from now on. Which nodes there are, and whose votes count, does not change by it."""
+        if self._network is not None:
+            self._network.move(name, address)
+
     async def open_backup(self) -> tuple[bytes, SnapshotReader]:
         """The state after an entry that is no earlier than all that is applied now: the head of a file, and its payload in pieces
         (to be closed by the caller). A process of its own makes it. Raises `AdminRefused`."""

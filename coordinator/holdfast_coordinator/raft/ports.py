@@ -118,6 +118,9 @@ class EnginePort(Protocol):
     async def replace_node(self, name: str) -> None:
         """Admit the data directory that `name` has now, in place of the one it had. Raises `AdminRefused`."""
 
+    def move_peer(self, name: str, address: tuple[str, int]) -> None:
+        """`name` is reached at this host and port from now on."""
+
     async def open_backup(self) -> tuple[bytes, PayloadReader]:
         """The head of a snapshot file of no less than what is applied here, and what follows it. Raises `AdminRefused`."""
 

@@ -18,6 +18,7 @@ class ScriptedEngine:
         self.name = name
         self.host = host
         self.boot = 1
+        self.moved: dict[str, tuple[str, int]] = {}
         self.applied_index = 0
         self.leader_commit_index: int | None = None
 
@@ -61,6 +62,9 @@ class ScriptedEngine:
 
     async def step_down(self) -> str:
         raise AdminRefused("conflict", "a scripted log has the leader that its script says")
+
+    def move_peer(self, name: str, address: tuple[str, int]) -> None:
+        self.moved[name] = address
 
     async def open_backup(self) -> tuple[bytes, PayloadReader]:
         raise AdminRefused("conflict", "a log without a disk has no snapshots")

@@ -483,6 +483,7 @@ class Network:
         self.stats = TransportStats(rejected=self._rejections.counts)
         self._rng = rng
         self._new_nonce = new_nonce
+        self._addresses = dict(config.members)
         self._live: dict[str, Connection] = {}
         self._strangers: dict[Connection, None] = {}
         """In the order in which they came."""
@@ -525,6 +526,10 @@ class Network:
             await connection.closed.wait()
         if self._server is not None:
             await self._server.wait_closed()
+
+    def move(self, peer: str, address: tuple[str, int]) -> None:
+        """The peer is dialed at this address from now on. Who it is, is not a matter of where it is: it proves that anew."""
+        self._addresses[peer] = address
 
     def silence(self) -> None:
         """Close every connection and accept none; `stop` still has to be called."""
@@ -626,8 +631,8 @@ class Network:
 
     async def _keep_dialing(self, peer: str) -> None:
         loop = asyncio.get_running_loop()
-        host, port = self.config.members[peer]
         while True:
+            host, port = self._addresses[peer]
             try:
                 async with asyncio.timeout(DIAL_SECONDS):
                     _, connection = await loop.create_connection(
