@@ -279,6 +279,7 @@ async def test_the_cluster_is_shown_as_the_node_sees_it(caller):
         "commit_index": 4,
         "applied_index": 3,
         "cluster_time_ms": 0,
+        "epoch": 0,
     }
 
 
