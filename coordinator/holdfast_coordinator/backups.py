@@ -91,11 +91,36 @@ def restore(
     _check_incarnation(path, config, machine)
     begin_incarnation(machine, config.incarnation, keep_holds=keep_holds)
     _check(path, machine)
+    return _write(config, nodes, data_dir, machine, header.info.index, header.info.term)
+
+
+def begin_without_backup(
+    config: ClusterConfig, nodes: tuple[str, ...], *, data_dir: Path | None = None
+) -> Restored:
+    """The same from nothing: nobody holds anything, and tokens go on above all of the incarnations before."""
+    if config.incarnation == 0:
+        raise BackupError(
+            f"{config.file}: $.incarnation is 0: write one more than ever before, on every machine. (A cluster that never ran "
+            "needs no restore: holdfast serve --bootstrap)"
+        )
+    machine = Machine(config.machine_limits)
+    begin_incarnation(machine, config.incarnation, keep_holds=False)
+    return _write(config, nodes, data_dir, machine, 1, 1)
+
+
+def _write(
+    config: ClusterConfig,
+    nodes: tuple[str, ...],
+    data_dir: Path | None,
+    machine: Machine,
+    index: int,
+    term: int,
+) -> Restored:
     wanted = [config.node(name) for name in nodes] or list(config.nodes)
     directories = {
         node.name: node.data_dir if data_dir is None else data_dir / node.name for node in wanted
     }
-    seed = seeding.Seed(config.cluster_id, header.info.index, header.info.term, machine.snapshot())
+    seed = seeding.Seed(config.cluster_id, index, term, machine.snapshot())
     try:
         info = seeding.seed_all(seed, directories, [node.name for node in config.nodes])
     except EngineFailure as failure:

@@ -21,6 +21,7 @@ from .addresses import AddressFile
 from .certificates import CertificateError
 from .collector import Collector
 from .config import ClusterConfig
+from .founding import why_not_founded
 from .http import HttpFailure, Metrics, start_http
 from .machine import Limits
 from .node import Node
@@ -57,6 +58,9 @@ def run(config: ClusterConfig, node: str, *, bootstrap: bool = False) -> int:
 async def _serve(
     config: ClusterConfig, name: str, manager: ServiceManager, *, bootstrap: bool
 ) -> int:
+    if bootstrap and (why_not := why_not_founded(config, name)):
+        sys.stderr.write(f"holdfast: node {name} cannot start: {why_not}\n")
+        return EXIT_CONFIGURATION
     stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _ask_to_stop, stop, number.name)

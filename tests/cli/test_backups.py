@@ -11,6 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from holdfast.cli.app import command
+from holdfast_coordinator.config import load
+from holdfast_coordinator.founding import why_not_founded
 from holdfast_coordinator.local_cluster import free_ports
 from holdfast_coordinator.machine import Acquire, Entry, Limits, Machine, OpenSession, Origin
 from holdfast_coordinator.raft.datadir import DataDirectory
@@ -137,6 +139,40 @@ def test_dropping_the_holds_is_another_restore(file: Path, config: Callable[...,
     dropped = done("restore", file, "--holds", "drop", "--config", path, "--data-dir", other)
     assert (dropped["holds"], dropped["sessions"]) == (0, 0)
     assert dropped["sha256"] != kept["sha256"]
+
+
+def test_a_cluster_that_lost_everything_begins_above_all_its_tokens(
+    config: Callable[..., Path],
+) -> None:
+    """Without a backup: nobody holds anything. The incarnation must have been raised for it."""
+    result = run("restore", "--without-backup", "--config", config(0))
+    assert (result.exit_code, "write one more than ever before" in result.stderr) == (1, True)
+    begun = done("restore", "--without-backup", "--config", config(2))
+    assert (begun["cluster"], begun["first_token"]) == ("test#2", 2 * 2**40 + 1)
+    assert (begun["sessions"], begun["holds"]) == (0, 0)
+
+
+def test_no_cluster_is_founded_in_the_place_of_a_restore(
+    config: Callable[..., Path], file: Path
+) -> None:
+    """`--bootstrap` on an empty directory would give out tokens of the incarnation before; on a restored one it does nothing."""
+    path = config(1, nodes=1)
+    result = run("serve", "--node", "n1", "--bootstrap", "--config", path)
+    assert result.exit_code == 2
+    loaded = load(path, {})
+    assert "begins with a restore" in (why_not_founded(loaded, "n1") or "")
+    done("restore", file, "--holds", "keep", "--config", path)
+    assert why_not_founded(loaded, "n1") is None
+    assert why_not_founded(load(config(0, nodes=1), {}), "n1") is None
+
+
+@pytest.mark.parametrize("arguments", [(), ("--without-backup", "the.backup")])
+def test_a_restore_is_from_a_file_or_from_nothing(
+    config: Callable[..., Path], file: Path, arguments: tuple[str, ...]
+) -> None:
+    named = [file if each == "the.backup" else each for each in arguments]
+    result = run("restore", *named, "--holds", "keep", "--config", config())
+    assert (result.exit_code, "--without-backup" in result.stderr) == (2, True)
 
 
 def test_holds_must_be_decided(file: Path, config: Callable[..., Path]) -> None:

@@ -85,12 +85,18 @@ def verify(file: Path, as_json: bool) -> None:
 
 
 @click.command(short_help="Begin a cluster from a backup, with all nodes stopped.")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option(
+    "--without-backup",
+    is_flag=True,
+    help="There is no FILE: begin with no locks at all, and with tokens above all that were ever granted.",
+)
 @click.option(
     "--holds",
     type=click.Choice(("keep", "drop")),
-    required=True,
-    help="keep: who held a lock holds it, with its whole lease before it. drop: every session ends as expired.",
+    help="With FILE. keep: who held a lock holds it, with its whole lease before it. drop: every session ends as expired.",
 )
 @click.option(
     "--config",
@@ -116,8 +122,9 @@ def verify(file: Path, as_json: bool) -> None:
 )
 @json_option
 def restore(
-    file: Path,
-    holds: str,
+    file: Path | None,
+    without_backup: bool,
+    holds: str | None,
     config_path: Path,
     nodes: tuple[str, ...],
     data_dir: Path | None,
@@ -134,6 +141,12 @@ def restore(
     Exit codes: 0 written; 1 refused, and nothing starts on what is there: a directory is not empty or in use, a node still
                 answers, FILE is damaged, the incarnation is too low; 2 the configuration is wrong.
     """
+    if (file is None) != without_backup:
+        raise click.UsageError("name a FILE, or say --without-backup")
+    if file is not None and holds is None:
+        raise click.UsageError(
+            "say what becomes of the holds in FILE: --holds keep or --holds drop"
+        )
     try:
         config = server_extra.load(config_path)
         done = server_extra.restore(
@@ -142,10 +155,10 @@ def restore(
     except server_extra.Refusal as refusal:
         fail(str(refusal), refusal.exit_code)
     if as_json:
-        print_json({"file": str(file), "ok": True, **done})
+        print_json({"file": None if file is None else str(file), "ok": True, **done})
         return
     directories = done.pop("directories")
-    click.echo(f"{file} is restored as {done.pop('cluster')}")
+    click.echo(f"{file or 'nothing'} is restored as {done.pop('cluster')}")
     _print_fields(done)
     for name, where in directories.items():
         click.echo(f"  {name}: {where}")

@@ -164,14 +164,15 @@ def inspect_backup(path: Path) -> dict[str, Any]:
 
 
 def restore(
-    path: Path,
+    path: Path | None,
     config: ClusterConfig,
     nodes: tuple[str, ...],
     *,
     keep_holds: bool,
     data_dir: Path | None,
 ) -> dict[str, Any]:
-    """Write data directories from a backup; what was written, by name. Raises Refusal: nothing starts on what is there, and why."""
+    """Write data directories from a backup, or (`path` None) for a cluster that begins with nothing; what was written, by name.
+    Raises Refusal: nothing starts on what is there, and why."""
     _need("holdfast_coordinator.backups")
     from holdfast_coordinator import backups
     from holdfast_coordinator.config import ConfigError
@@ -183,7 +184,10 @@ def restore(
             exit_codes.FAILED,
         )
     try:
-        done = backups.restore(path, config, nodes, keep_holds=keep_holds, data_dir=data_dir)
+        if path is None:
+            done = backups.begin_without_backup(config, nodes, data_dir=data_dir)
+        else:
+            done = backups.restore(path, config, nodes, keep_holds=keep_holds, data_dir=data_dir)
     except ConfigError as error:
         raise Refusal(str(error), exit_codes.USAGE) from error
     except backups.BackupError as error:
