@@ -17,7 +17,7 @@ from holdfast_coordinator.local_cluster import LocalCluster
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 WITHIN_SECONDS = 60
 """For what another process has to do on a busy machine."""

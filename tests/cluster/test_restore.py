@@ -21,7 +21,7 @@ from holdfast_ledger import Duplicate, Ledger
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 SAMPLE = 10
 """Of the first grants, which the backup has, and of the last, which it has not, so many are asked for again."""

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CONNECT_SECONDS: Final = 5.0
-SILENCE_SECONDS: Final = 60.0
-"""Before the first byte the node takes a snapshot; of a million locks that is some seconds, on a busy machine more."""
+SILENCE_SECONDS: Final = 600.0
+"""Before the first byte the node takes a snapshot, at the lowest priority: seconds, or minutes on a busy machine. It gives it up
+itself after so long."""
 FILE_MODE: Final = 0o600
 """Keys may be personal data, and a session's id is a secret of its creator."""
 
