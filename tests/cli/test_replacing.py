@@ -150,6 +150,19 @@ async def test_it_waits_until_the_others_have_met_the_newcomer() -> None:
     assert cluster.done == STEPS
 
 
+async def test_a_node_that_was_moved_with_its_directory_is_not_admitted_anew() -> None:
+    """The others know the directory, and let it in as soon as they look in the right place."""
+    cluster = started(Cluster(has_come=False))
+
+    def connect() -> None:
+        cluster.admitted = True
+
+    cluster.on_wait = connect
+    said = await cluster.replace()
+    assert cluster.done == STEPS[:2]
+    assert said[-1] == "n3 has caught up, and counts again"
+
+
 async def test_another_node_that_is_down_is_refused() -> None:
     """With one more gone, nobody would be left if anything went wrong; and of three it is no majority."""
     cluster = started(Cluster())

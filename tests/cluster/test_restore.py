@@ -147,6 +147,14 @@ async def test_a_restored_cluster_serves_and_only_what_is_new_is_accepted(tmp_pa
                     ledger.raise_floor(key, fence)
             ledger.check_balanced()
 
+            # A snapshot of what began with one: the restored cluster can be backed up, and restored, like any other.
+            again = tmp_path / "again.backup"
+            status, said = await holdfast(
+                "backup", "--endpoints", cluster.endpoints, "--json", again
+            )
+            assert status == 0, said
+            assert json.loads(said)["incarnation"] == 1
+
             await cluster.kill("n3")
             config = cluster.config_path.read_text()
             cluster.config_path.write_text(config.replace("incarnation: 1\n", ""))

@@ -104,8 +104,8 @@ async def replace(plan: Plan, world: World, say: Callable[[str], None]) -> None:
         say(f"{name} looks for {plan.node} at {plan.places[plan.node].raft}")
         await survey(plan, world)
     await _until_it_answers(plan, world, say)
-    await _admit(plan, world)
-    say(f"{plan.node} is admitted")
+    if await _admit(plan, world):
+        say(f"{plan.node} is admitted")
     await _until_ready(plan, world)
     say(f"{plan.node} has caught up, and counts again")
 
@@ -219,17 +219,18 @@ async def _until_it_answers(plan: Plan, world: World, say: Callable[[str], None]
         )
 
 
-async def _admit(plan: Plan, world: World) -> None:
-    """A node that has not heard of the newcomer yet says conflict, and so does one that has let it in already."""
+async def _admit(plan: Plan, world: World) -> bool:
+    """False: it has come with the directory that the cluster knows. A node that has not heard of the newcomer yet refuses, and so
+    does one that has let it in already."""
     while True:
         await survey(plan, world)
         refusals = []
         for name in plan.others:
             if (refusal := await world.admit(name, plan.node)) is None:
-                return
+                return True
             refusals.append(refusal)
         if await _has_come_back(plan, world):
-            return  # it came with the directory that the cluster knows
+            return False
         if not await world.wait():
             raise Unsafe(f"{plan.node} is not admitted: {refusals[0]}")
 
