@@ -1,4 +1,4 @@
-"""The command line: `sim`, `replay`, `scoreboard`.
+"""Try to show that Holdfast is wrong: `sim`, `live`, `replay`, `scoreboard`.
 
 Exit codes: 0 valid, 1 invalid, 2 unknown. Unknown is a failure: a run that proves nothing must not pass.
 """
@@ -14,12 +14,23 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from holdfast_jepsen.live import command as live_command
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from holdfast_jepsen.sim.run import Outcome
 
 EXIT_CODES: Final = {"valid": 0, "invalid": 1, "unknown": 2}
+EXAMPLES: Final = """\
+examples:
+  holdfast-jepsen sim --seeds 1000 --jobs 2
+  holdfast-jepsen replay 2003 --out out/
+  holdfast-jepsen replay 5 --mutant grants-twice --out out/
+  holdfast-jepsen live --nemesis partition,kill,pause --time 60 --nodes 5
+  holdfast-jepsen scoreboard answers-before-sync votes-forgotten
+docs/testing.md explains what is checked and every file that is written.
+"""
 LINE_SECONDS = 2.0
 """Between progress lines where nobody watches."""
 REPORTS_MAX: Final = 20
@@ -28,7 +39,12 @@ REPORTS_MAX: Final = 20
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    parser = argparse.ArgumentParser("holdfast-jepsen", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "holdfast-jepsen",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     sim = commands.add_parser("sim", help="simulate many seeds")
     sim.add_argument("--seeds", type=int, default=100, help="how many")
@@ -47,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     board = commands.add_parser("scoreboard", help="let the harness find every mutant")
     board.add_argument("--seeds", type=int, default=200, help="give up on a mutant after so many")
     board.add_argument("names", nargs="*", help="only these mutants")
+    live_command.add_to(commands)
     sim.add_argument("--jobs", type=int, default=1, help="processes, each with seeds of its own")
     for each in (sim, replay):
         each.add_argument(
@@ -58,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command == "sim":
         return _sim(options)
+    if options.command == "live":
+        return live_command.run(options)
     if options.command == "replay":
         return _replay(options)
     return _scoreboard(options)

@@ -34,7 +34,7 @@ STYLE: Final = (
 )
 
 
-def page(outcome: Outcome, command: str) -> str:
+def page(run: Run) -> str:
     """The whole file. `command` runs the same again."""
     fired = ", ".join(f"{kind} {count}" for kind, count in sorted(outcome.fired.items()))
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in outcome.reasons)

@@ -1,0 +1,1 @@
+"""The same workloads, histories and checkers, against real processes."""
