@@ -121,11 +121,13 @@ def _sim(options: argparse.Namespace) -> int:
 def _report(seed: int, options: argparse.Namespace) -> None:
     """The seed runs again: outcomes of many seeds come without their history."""
     from holdfast_jepsen.report.page import page
+    from holdfast_jepsen.report.run import of_simulated
     from holdfast_jepsen.sim.run import run
 
-    command = f"python -m holdfast_jepsen replay {seed} --fault-seconds {options.fault_seconds}"
+    command = f"holdfast-jepsen replay {seed} --fault-seconds {options.fault_seconds}"
     options.reports.mkdir(parents=True, exist_ok=True)
-    text = page(run(seed, fault_seconds=options.fault_seconds), command)
+    outcome = run(seed, fault_seconds=options.fault_seconds)
+    text = page(of_simulated(outcome, command))
     (options.reports / f"seed-{seed}.html").write_text(text, encoding="utf-8")
 
 
@@ -169,6 +171,7 @@ def _sentence(outcome: Outcome) -> str:
 
 def _replay(options: argparse.Namespace) -> int:
     from holdfast_jepsen.report.page import page
+    from holdfast_jepsen.report.run import of_simulated
     from holdfast_jepsen.scoreboard import mutants
     from holdfast_jepsen.sim.run import run
 
@@ -193,9 +196,10 @@ def _replay(options: argparse.Namespace) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "trace.txt").write_text("".join(outcome.trace or []))
         (options.out / "history.jsonl").write_text(outcome.history.to_json_lines())
-        command = f"python -m holdfast_jepsen replay {options.seed} --fault-seconds {options.fault_seconds}"
+        command = f"holdfast-jepsen replay {options.seed} --fault-seconds {options.fault_seconds}"
         command += f" --mutant {options.mutant}" if options.mutant else ""
-        (options.out / "report.html").write_text(page(outcome, command), encoding="utf-8")
+        text = page(of_simulated(outcome, command))
+        (options.out / "report.html").write_text(text, encoding="utf-8")
         print(f"written: {options.out}: report.html, trace.txt, history.jsonl")
     for reason in outcome.reasons:
         print(f"  {reason}")

@@ -47,13 +47,14 @@ Answer = Literal["ok", "illegal", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Of one key. `culprits`: the operations that no order could place, in the longest try."""
+    """Of one key. `culprits`: the operations that no order could place, in the longest try. `order`: one that explains all."""
 
     answer: Answer
     key: str
     steps: int = 0
     why: str = ""
     culprits: tuple[Operation, ...] = ()
+    order: tuple[Operation, ...] = ()
 
 
 @dataclass(slots=True)
@@ -223,7 +224,8 @@ class _Search:
                 _unlift(entry)
             assert entry is not None
             entry = entry.next
-        return Verdict("ok", self._key, steps)
+        order = tuple(entry.operation for entry, *_ in stack if entry.operation is not None)
+        return Verdict("ok", self._key, steps, order=order)
 
     def _illegal(self, steps: int, stuck: _Entry | None) -> Verdict:
         culprits = (stuck.operation,) if stuck is not None and stuck.operation is not None else ()

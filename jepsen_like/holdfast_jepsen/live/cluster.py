@@ -33,7 +33,7 @@ limits: {ttl_ms_min: 100}
 
 
 class LiveCluster(LocalCluster):
-    """`LocalCluster` over a network that can be disturbed. `clocks`: node to (rate, CLOCK_BOOTTIME ahead, wall clock ahead; seconds)."""
+    """`LocalCluster` over a network that can be disturbed. `clocks`: node to (rate, CLOCK_BOOTTIME ahead, wall clock ahead)."""
 
     def __init__(self, directory: Path, network: Network, *, nodes: int) -> None:
         super().__init__(directory, nodes=nodes)

@@ -21,7 +21,9 @@ CANNOT: Final = 2
 
 def add_to(commands: Any) -> None:
     """The sub-command and its options."""
-    live = commands.add_parser("live", help="disturb real processes, and check what their clients saw")
+    live = commands.add_parser(
+        "live", help="disturb real processes, and check what their clients saw"
+    )
     live.add_argument(
         "--nemesis",
         default="partition,kill,pause",
@@ -37,7 +39,9 @@ def add_to(commands: Any) -> None:
         default="auto",
         help="namespaces need root and iproute2; auto takes them where they can be had",
     )
-    live.add_argument("--out", type=Path, help="a directory for its files; live-runs/SEED if not given")
+    live.add_argument(
+        "--out", type=Path, help="a directory for its files; live-runs/SEED if not given"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -80,8 +84,12 @@ def _tell(outcome: LiveOutcome, directory: Path, command: str) -> None:
     faults = ", ".join(f"{kind} {count}" for kind, count in sorted(outcome.fired.items()))
     before, during, after = outcome.rates
     print(f"faults that fired: {faults or 'none'}")
-    print(f"answers a second: {before:.0f} before, {during:.0f} during, {after:.0f} after the faults")
-    print(f"written: {directory}: report.html, history.jsonl, faults.txt, and the nodes' logs in cluster/")
+    print(
+        f"answers a second: {before:.0f} before, {during:.0f} during, {after:.0f} after the faults"
+    )
+    print(
+        f"written: {directory}: report.html, history.jsonl, faults.txt, and the nodes' logs in cluster/"
+    )
     print(f"the same schedule again: {command}")
     for reason in outcome.reasons:
         print(f"  {reason}")

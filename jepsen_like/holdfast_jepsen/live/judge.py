@@ -135,7 +135,9 @@ async def story_of(
                     record = Record(**{**row, "keys": tuple(row["keys"])})
                     known = told.setdefault(record.revision, record)
                     if known != record:
-                        found.append(f"{name} says that {record.revision} was {record}, not {known}")
+                        found.append(
+                            f"{name} says that {record.revision} was {record}, not {known}"
+                        )
                 if page["next"] is None:
                     break
                 after = page["next"]

@@ -220,12 +220,12 @@ async def _faults(
     left = list(faults)
     while world.now < end or not all(task.done() for task in acting):
         while left and world.now >= begin + left[0].at:
-            acting.append(
-                asyncio.ensure_future(nemesis.act(left.pop(0), lambda: int(world.now)))
-            )
+            acting.append(asyncio.ensure_future(nemesis.act(left.pop(0), lambda: int(world.now))))
         nemesis.look_around()
         seconds = (world.now - begin) / SECOND
-        say(f"\r{seconds:5.0f} s of {(end - begin) / SECOND:.0f}  {sum(nemesis.fired.values())} faults of {len(faults)}")
+        say(
+            f"\r{seconds:5.0f} s of {(end - begin) / SECOND:.0f}  {sum(nemesis.fired.values())} faults of {len(faults)}"
+        )
         await asyncio.sleep(LOOK_SECONDS)
     for task in acting:
         await task
@@ -294,5 +294,3 @@ def run_blocking(options: Options, say: Callable[[str], None]) -> LiveOutcome:
         return await run(options, say)
 
     return asyncio.run(main())
-
-
