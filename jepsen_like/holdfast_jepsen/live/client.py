@@ -146,6 +146,7 @@ class _Servers:
 
     def __init__(self, urls: list[str]) -> None:
         self.servers = urls
+        self.shop = None
 
 
 class LiveClient(Client):

@@ -9,6 +9,7 @@ from holdfast_jepsen.history import History
 from holdfast_jepsen.sim.network import Network
 from holdfast_jepsen.sim.rng import Rng
 from holdfast_jepsen.sim.server import Server
+from holdfast_jepsen.workloads import ledger
 from holdfast_jepsen.workloads import mix as workloads
 from holdfast_jepsen.workloads.client import Client, Gateway
 from holdfast_jepsen.workloads.watcher import Watcher
@@ -65,6 +66,9 @@ class Cluster:
             self.watch.servers[server.name] = server
             self.network.add(server)
         self.gateway = Gateway(world, self.network, self.servers, Rng(seed, "gateway"))
+        self.gateway.shop = ledger.shop_for(
+            mix.name, mix.keys, Rng(seed, "shop"), ttl_ms=mix.ttl_ms[0]
+        )
         self.mix = mix
         self.story: dict[int, Record] = {}
         """What each revision was, as watchers were told."""

@@ -19,7 +19,7 @@ import structlog
 
 from holdfast_coordinator.machine import check_invariants
 from holdfast_coordinator.raft import messages
-from holdfast_jepsen.checker import linearizability, orders, story
+from holdfast_jepsen.checker import ledger, linearizability, orders, story
 from holdfast_jepsen.faults import plan as plans
 from holdfast_jepsen.faults.nemesis import Nemesis
 from holdfast_jepsen.history import History
@@ -129,7 +129,11 @@ def _run_at(seed: int, variant: Variant, world: World, faults: int) -> Outcome:
     rng = Rng(seed, "run")
     pace = world.pace
     quiet = QUIET * pace
-    mix = workloads.make(variant.workload, rng) if variant.workload else workloads.draw(rng)
+    mix = (
+        workloads.make(variant.workload, rng)
+        if variant.workload
+        else workloads.draw(rng, Rng(seed, "ledgers"))
+    )
     size = 5 if rng.chance(0.15) else 3
     settings = Settings.at_pace(
         pace,
@@ -187,6 +191,8 @@ def _judge(
     found += orders.token_order(history)
     found += orders.beliefs(history)
     found += story.check(history, cluster.story)
+    if (shop := cluster.gateway.shop) is not None:
+        found += ledger.check(history, shop.writes, shop.messages.settled) + shop.books.close()
     doubts = []
     culprits: list[Operation] = []
     for verdict in linearizability.check(history):

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from holdfast_jepsen.sim.network import Network
     from holdfast_jepsen.sim.rng import Rng
     from holdfast_jepsen.sim.server import Server
+    from holdfast_jepsen.workloads.ledger import Shop
     from holdfast_jepsen.workloads.mix import Mix
 
 SESSION_OVER = ("session_expired", "no_such_session")
@@ -74,6 +75,8 @@ class Gateway:
         """(client, server): nothing gets through, in both directions."""
         self.slow: dict[str, int] = {}
         """By client: answers may take up to so many nanoseconds more."""
+        self.shop: Shop | None = None
+        """What the workers of a ledger share."""
         self._network = network
         self._rng = rng
         self._calls = 0
@@ -111,6 +114,20 @@ class Gateway:
 
         self.world.after(self._network.one_way(), arrive)
         return call
+
+    def elsewhere(
+        self, client: Actor, decide: Callable[[], Any], future: asyncio.Future[Any]
+    ) -> None:
+        """The same to something that is no node, has no faults, and decides at once when the request arrives."""
+
+        def arrive() -> None:
+            self.world.after(self._way(client), future.set_result, decide(), actor=client)
+
+        self.world.after(self._way(client), arrive)
+
+    def _way(self, client: Actor) -> int:
+        slow = self.slow.get(client.name, 0)
+        return self._network.one_way() + (self._rng.below(slow) if slow else 0)
 
     def hang_up(self, client: Actor, server: Server, call: int) -> None:
         """The client closes the connection of this request."""
@@ -168,7 +185,23 @@ class Client:
             belief.ended = min(belief.ended, self._world.now)
         self.actor.kill()
 
+    @property
+    def true_time(self) -> int:
+        """For the record; no client can see it."""
+        return self._world.now
+
+    @property
+    def shop(self) -> Shop | None:
+        """What the workers of a ledger share."""
+        return self._gateway.shop
+
     # Requests.
+
+    async def ask_elsewhere(self, decide: Callable[[], Any]) -> Any:
+        """What something beside the cluster decides, once the request is there; in the meantime anything may happen."""
+        future: asyncio.Future[Any] = self.actor.create_future()
+        self._gateway.elsewhere(self.actor, decide, future)
+        return await future
 
     async def ask(self, operation: Any, timeout_ns: int) -> Any:
         """One attempt at the present server; None: no answer. The next attempt goes to another one."""

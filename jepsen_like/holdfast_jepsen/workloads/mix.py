@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from holdfast_coordinator.machine import PLAIN, Terms
 from holdfast_jepsen.sim.world import MILLISECOND, SECOND
+from holdfast_jepsen.workloads import ledger
 
 if TYPE_CHECKING:
     from holdfast_jepsen.sim.rng import Rng
@@ -27,6 +28,8 @@ NAMES = (
 
 
 TIMES = ("ttl_ms", "waits_ms", "retain_ms", "think_ms", "work_ms")
+LEDGER_KEYS = {ledger.FENCED: 3, ledger.UNFENCED: 3}
+"""Customers: few, so that workers meet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +68,26 @@ class Mix:
         return replace(self, **times, timeout_ns=self.timeout_ns * pace, pace=pace)  # type: ignore[arg-type]
 
 
-def draw(rng: Rng) -> Mix:
-    """The workload of a seed."""
+LEDGERS = 0.1
+"""Part of the seeds whose clients are workers of a ledger."""
+
+
+def draw(rng: Rng, ledgers: Rng) -> Mix:
+    """The workload of a seed. `ledgers`: a stream of its own, so that the other seeds stay what they were."""
     name = rng.choice(NAMES)
-    return make(name, rng)
+    return make(ledger.FENCED if ledgers.chance(LEDGERS) else name, rng)
 
 
 def make(name: str, rng: Rng) -> Mix:
     """A workload by its name."""
-    count = {"hot-key": 1, "many-keys": 8, "queue": 1, "several-keys": 3, "done": 4}.get(name, 2)
+    count = {
+        "hot-key": 1,
+        "many-keys": 8,
+        "queue": 1,
+        "several-keys": 3,
+        "done": 4,
+        **LEDGER_KEYS,
+    }.get(name, 2)
     keys = tuple(f"k{number}" for number in range(count))
     ttl = {"short-leases": (300, 1200), "queue": (700, 3000)}.get(name, (800, 4000))
     pace = rng.choice((1, 3, 10))
@@ -98,6 +112,8 @@ def make(name: str, rng: Rng) -> Mix:
 async def work(client: Client) -> None:
     """A client's life: sessions, one after the other, and rounds in each."""
     mix, rng = client.mix, client.rng
+    if client.shop is not None:
+        await ledger.work(client, client.shop)
     while True:
         session = await client.open(rng.between(*mix.ttl_ms))
         if session is None:
