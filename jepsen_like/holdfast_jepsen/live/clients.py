@@ -56,11 +56,6 @@ class Clients:
         """Places, each with one client."""
         return len(self._places)
 
-    @property
-    def answered(self) -> int:
-        """About so many operations have an answer: for the progress line."""
-        return sum(path.read_bytes().count(b'"returned": ') for path in self._files) // 2
-
     def pause(self, place: int) -> int:
         """Stop it in the middle of what it does. Returns its process id."""
         self._places[place].send_signal(SIGSTOP)

@@ -36,6 +36,8 @@ SKEW = 0.004
 """Clocks run up to so much wrong, as in the simulator; the client's margin is 1 %."""
 STOPPED_SECONDS = 1.0
 """For a signal to arrive."""
+LEADER_SECONDS = 5.0
+"""For an election to end; a fault of the leader needs one."""
 LOG_LOOKS = 100
 """A tenth of a second apart: an interpreter starts within, on a busy machine too."""
 PROOF_SECONDS = 0.25
@@ -135,7 +137,14 @@ class Nemesis:
     # Processes.
 
     async def _leader(self) -> str | None:
-        return await self._cluster.leader(self._http)
+        """Whoever leads now, or as soon as somebody does; None: nobody does for a while."""
+        end = asyncio.get_running_loop().time() + LEADER_SECONDS
+        while asyncio.get_running_loop().time() < end:
+            leader = await self._cluster.leader(self._http)
+            if leader is not None and self._cluster.is_running(leader):
+                return leader
+            await asyncio.sleep(PROOF_SECONDS)
+        return None
 
     async def _kill(self, names: Sequence[str], fault: Fault) -> bool:
         cluster = self._cluster

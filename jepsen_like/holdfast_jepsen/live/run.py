@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from holdfast_jepsen.faults.plan import Fault
     from holdfast_jepsen.history.history import Operation
 
-QUIET_SECONDS = 3.0
-HEALED_SECONDS = 4.0
+AROUND_SECONDS = (1.5, 5.0)
+"""Before the faults, and after them: a fifth of their time, within these."""
 LAST_WORD_SECONDS = 60.0
 """For every lease to end (seconds) and the nodes to serve; more than that and the cluster does not recover."""
 LOOK_SECONDS = 0.2
@@ -158,17 +158,18 @@ async def _play(
     say("nodes are ready; clients start")
     await clients.start()
     say("every client has been answered")
-    await asyncio.sleep(QUIET_SECONDS)
+    around = min(max(options.seconds / 5, AROUND_SECONDS[0]), AROUND_SECONDS[1])
+    await asyncio.sleep(around)
     kinds = plan.kinds_of(options.nemesis)
     begin = world.now
     end = begin + int(options.seconds * SECOND)
     faults = plan.draw(Rng(options.seed, "live faults"), begin=0, end=end - begin, kinds=kinds)
     gathered.phases.append(begin)
-    await _faults(faults, begin, end, world, nemesis, clients, say)
+    await _faults(faults, begin, end, world, nemesis, say)
     gathered.phases.append(world.now)
     say("healing")
     await nemesis.heal()
-    await asyncio.sleep(HEALED_SECONDS)
+    await asyncio.sleep(around)
     gathered.phases.append(world.now)
     history = await clients.end()
     say("last word")
@@ -212,7 +213,6 @@ async def _faults(
     end: int,
     world: RealWorld,
     nemesis: Nemesis,
-    clients: Clients,
     say: Callable[[str], None],
 ) -> None:
     """Begin each at its time, and wait until the last has ended."""
@@ -229,7 +229,6 @@ async def _faults(
         await asyncio.sleep(LOOK_SECONDS)
     for task in acting:
         await task
-    del clients
 
 
 async def _last_word(

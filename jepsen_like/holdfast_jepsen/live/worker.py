@@ -37,12 +37,14 @@ class Specification:
 
 PACE_MS = (5, 100)
 """Thinking and working: real time is dear, so every client is a busy one."""
+OVERSTAY = 0.03
+"""Fewer than in the simulator, where it costs nothing to wait for a lease."""
 
 
 def mix_of(workload: str, seed: int) -> workloads.Mix:
     """The same for every process of a run."""
     mix = workloads.make(workload, Rng(seed, "live workload"))
-    return replace(mix, think_ms=PACE_MS, work_ms=PACE_MS)
+    return replace(mix, think_ms=PACE_MS, work_ms=PACE_MS, overstay=OVERSTAY)
 
 
 async def work(specification: Specification) -> None:

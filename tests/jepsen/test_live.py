@@ -1,0 +1,222 @@
+"""The live half: its plans are data, its faults are seen before they count, and a short run on real processes is valid."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from holdfast_coordinator.machine.operations import Acquire, Release
+from holdfast_coordinator.machine.outcomes import Granted, Refused, Released
+from holdfast_jepsen.history import Belief, History, Lease, Operation
+from holdfast_jepsen.live import judge, namespaces, plan
+from holdfast_jepsen.live.client import KeptHistory, read_histories
+from holdfast_jepsen.live.cluster import session_ref
+from holdfast_jepsen.live.namespaces import Namespaces
+from holdfast_jepsen.live.network import CLIENTS
+from holdfast_jepsen.live.proxies import Proxies
+from holdfast_jepsen.live.wire import outcome_of, request_of
+from holdfast_jepsen.sim.rng import Rng
+from holdfast_jepsen.sim.world import SECOND
+
+NAMES = ("n1", "n2", "n3")
+ARRIVES_SECONDS = 30.0
+"""A bound for a busy machine, not a figure."""
+
+
+def test_a_plan_makes_every_kind_before_any_comes_again() -> None:
+    """The same seed draws the same faults, each within its time, and none is left out by chance."""
+    kinds = plan.kinds_of(["kill", "partition"])
+    faults = plan.draw(Rng(3, "live faults"), begin=0, end=120 * SECOND, kinds=kinds)
+    assert faults == plan.draw(Rng(3, "live faults"), begin=0, end=120 * SECOND, kinds=kinds)
+    assert {fault.kind for fault in faults[: len(kinds)]} == set(kinds)
+    assert all(fault.at + fault.duration <= 120 * SECOND for fault in faults)
+
+
+def test_a_nemesis_is_a_group_or_a_kind_and_anything_else_is_refused() -> None:
+    """`pause-client` is one kind; `clients` are three; a name that nobody knows says what there is."""
+    assert plan.kinds_of(["pause-client"]) == ("pause-client",)
+    assert plan.kinds_of(["clients"]) == plan.GROUPS["clients"]
+    assert plan.kinds_of(["all"]) == plan.KINDS
+    with pytest.raises(ValueError, match="no nemesis 'earthquake'; there are kill, pause"):
+        plan.kinds_of(["earthquake"])
+
+
+async def test_a_link_of_namespaces_is_cut_in_one_direction_and_mended() -> None:
+    """n1 no longer reaches n2, which still reaches n1; afterwards as before, and no namespace is left. (Root only.)"""
+    if (reason := namespaces.why_not()) is not None:
+        assert reason  # then `auto` takes proxies, and says why: see the smoke
+        return
+    async with Namespaces(NAMES) as network:
+        assert await network.passes(("n1", "n2"))
+        await network.cut([("n1", "n2")])
+        assert not await network.passes(("n1", "n2"))
+        assert await network.passes(("n2", "n1"))
+        assert await network.passes((CLIENTS, "n2"))
+        await network.mend([("n1", "n2")])
+        assert await network.passes(("n1", "n2"))
+    assert list(namespaces.RUN_NETNS.glob(f"{namespaces.PREFIX}{os.getpid()}-*")) == []
+
+
+async def test_a_cut_proxy_holds_back_what_is_sent_until_it_is_mended() -> None:
+    """Nothing arrives over a cut link, in that direction only; what was held back arrives in order when it is mended."""
+    async with Proxies(NAMES) as network:
+        got: asyncio.Queue[bytes] = asyncio.Queue(maxsize=100)
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"hello")
+            while piece := await reader.read(100):
+                got.put_nowait(piece)
+            writer.close()
+
+        own = network.addresses("n2")["n2"][1]
+        door = network.addresses("n1")["n2"][1]
+        assert own != door
+        server = await asyncio.start_server(serve, "127.0.0.1", int(own.split(":")[1]))
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(door.split(":")[1]))
+        async with asyncio.timeout(ARRIVES_SECONDS):
+            assert await reader.read(5) == b"hello"
+            await network.cut([("n1", "n2")])
+            writer.write(b"one")
+            while await network.passes(("n1", "n2")):  # until something was held back
+                await asyncio.sleep(0.01)
+            assert got.empty()
+            assert await network.passes(("n2", "n1"))
+            writer.write(b"two")
+            await network.mend([("n1", "n2")])
+            arrived = b""
+            while arrived != b"onetwo":
+                arrived += await got.get()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        server.close()
+
+
+def test_what_a_killed_client_had_asked_for_is_unknown(tmp_path: Path) -> None:
+    """time 0: it asks; time 1: it is killed. The file has the request, the last word about each thing, and no secret."""
+    kept = KeptHistory(tmp_path / "c1.jsonl")
+    secret = "c1-0123456789abcdef"  # noqa: S105 - a session of this test
+    first = Operation("c1", "acquire", ("k",), secret, 1)
+    kept.operations.append(first)
+    kept.keep(1)
+    first.result, first.returned, first.token = "ok", 2, 7
+    kept.leases.append(Lease(secret, 1, 100))
+    kept.beliefs.append(Belief(secret, "k", 7, 2, 90))
+    kept.operations.append(Operation("c1", "release", ("k",), secret, 5, token=7))
+    kept.keep(5)
+    history = read_histories([tmp_path / "c1.jsonl"])
+    assert [(each.kind, each.result, each.token) for each in history.operations] == [
+        ("acquire", "ok", 7),
+        ("release", "unknown", 7),
+    ]
+    assert {each.session for each in history.operations} == {session_ref(secret)}
+    assert history.leases == [Lease(session_ref(secret), 1, 100)]
+    assert history.beliefs == [Belief(session_ref(secret), "k", 7, 2, 90)]
+    assert secret not in (tmp_path / "c1.jsonl").read_text()
+    kept.close(5)
+
+
+def test_an_answer_that_says_nothing_definite_is_none() -> None:
+    """500 and 504 may have taken effect; 503 and 4xx are definite refusals; 200 is what was asked for."""
+    asked = Acquire(("k",), "s", request_id=3)
+    assert request_of(asked)[1]["request_id"] == 3
+    problem = {"code": "no_leader", "detail": "none"}
+    assert outcome_of(asked, 504, {"code": "unknown_outcome", "detail": ""}) is None
+    assert outcome_of(asked, 500, {"code": "internal", "detail": ""}) is None
+    assert outcome_of(asked, 503, problem) == Refused("no_leader", "none")
+    assert outcome_of(Release("s", 4), 200, {"released": True}) == Released(4)
+    body = {
+        "token": 5, "fence": 5, "keys": ["k"], "mode": "exclusive", "session": "s", "remaining_ms": 9,
+        "previous": None, "previous_horizon": 0, "checkpoint": None,
+    }  # fmt: skip
+    granted = outcome_of(asked, 200, body)
+    assert isinstance(granted, Granted)
+    assert granted.token == 5
+
+
+def busy_history() -> History:
+    """Two grants a second for ten seconds."""
+    history = History()
+    for number in range(20):
+        at = number * SECOND // 2
+        history.operations += [
+            Operation("a", "acquire", ("k",), "a", at, at + 1, "ok", token=number + 1),
+            Operation("a", "release", ("k",), "a", at + 2, at + 3, "ok", token=number + 1),
+        ]
+    return history
+
+
+def verdict_of(history: History, **changes: object) -> judge.Judgement:
+    asked: dict[str, object] = {
+        "told": {}, "failures": [], "missing": [], "planned": Counter(kill=1), "fired": Counter(kill=1),
+        "phases": (2 * SECOND, 8 * SECOND, 10 * SECOND), "broken": [], **changes,
+    }  # fmt: skip
+    return judge.judge(history, **asked)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer", "told"),
+    [
+        ({}, "valid", ""),
+        ({"fired": Counter()}, "unknown", "no kill had an effect"),
+        ({"phases": (2 * SECOND, 11 * SECOND, 14 * SECOND)}, "unknown", "0.0 answers a second after"),
+        ({"broken": ["a client ended with 1"]}, "unknown", "a client ended"),
+        ({"missing": ["k3"]}, "invalid", "not every key could be had: k3"),
+        ({"failures": ["n1 ended by itself with 1"]}, "invalid", "n1 ended by itself"),
+    ],
+)  # fmt: skip
+def test_a_run_that_proves_nothing_is_not_valid(
+    changes: dict[str, object], answer: str, told: str
+) -> None:
+    """What is wrong with the product is invalid; a doubt about the run is unknown; only without either it is valid."""
+    verdict = verdict_of(busy_history(), **changes)
+    assert verdict.answer == answer
+    assert told in " ".join(verdict.reasons)
+
+
+def test_a_double_grant_is_found_in_a_live_history() -> None:
+    """The judge of the live half asks the same checkers as the simulator's."""
+    history = busy_history()
+    history.operations.append(Operation("b", "acquire", ("k",), "b", 1, 2, "ok", token=1))
+    verdict = verdict_of(history)
+    assert verdict.answer == "invalid"
+    assert verdict.illegal_keys == ("k",)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(300)
+def test_a_short_run_on_real_processes_is_valid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three nodes, real clients, a node killed, paused and cut off: in namespaces as root, through proxies otherwise (it says
+    which). The history and the page are written, and nothing is left behind."""
+    done = subprocess.run(  # noqa: S603 - this interpreter
+        [
+            sys.executable, "-m", "holdfast_jepsen", "live", "--nemesis", "kill-leader,pause,isolate",
+            "--time", "6", "--seed", "7", "--out", str(tmp_path),
+        ],
+        capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    expected = "proxies" if namespaces.why_not() is not None else "namespaces"
+    assert f"network: {expected}" in done.stdout
+    with capsys.disabled():
+        print(f"\nlive smoke: network {expected}")  # noqa: T201 - whoever runs the tests is told
+    assert done.stdout.endswith("valid\n")
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert any(row["type"] == "operation" and row["result"] == "ok" for row in rows)
+    assert "<h1>Live run, seed 7: valid</h1>" in (tmp_path / "report.html").read_text()
+    assert not [
+        each
+        for each in namespaces.RUN_NETNS.glob(f"{namespaces.PREFIX}*")
+        if not Path("/proc", each.name.split("-")[2]).exists()
+    ]
