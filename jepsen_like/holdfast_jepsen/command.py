@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from holdfast_jepsen.live import command as live_command
+from holdfast_jepsen.live.command import EXIT_CODES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from holdfast_jepsen.sim.run import Outcome
 
-EXIT_CODES: Final = {"valid": 0, "invalid": 1, "unknown": 2}
 EXAMPLES: Final = """\
 examples:
   holdfast-jepsen sim --seeds 1000 --jobs 2
@@ -73,6 +73,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             help="virtual time with faults, of a run at the shipped periods; others last longer",
         )
     options = parser.parse_args(arguments)
+    try:
+        return _run(options)
+    except ModuleNotFoundError as error:
+        print(
+            f"holdfast-jepsen: {error}; it needs the server: pip install 'holdfast[server,ledger]'",
+            file=sys.stderr,
+        )
+        return EXIT_CODES["unknown"]
+
+
+def _run(options: argparse.Namespace) -> int:
     if options.command == "sim":
         return _sim(options)
     if options.command == "live":

@@ -9,6 +9,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Final
 
+from holdfast_jepsen.checker.linearizability import Timeline
 from holdfast_jepsen.report.lanes import Bar
 from holdfast_jepsen.report.picture import Row, picture
 from holdfast_jepsen.report.points import Prefix, points_of, smallest_illegal_prefix
@@ -89,7 +90,7 @@ def _violations(run: Run) -> str:
     if run.culprits and not told:
         told = f"<p>No order could place:</p>{_list([describe(each) for each in run.culprits])}"
     return (
-        f"<section class='violation'><h2>What no lock would have done</h2>{told}</section>"
+        f"<section class='violation'><h2>What no lock would have done</h2>{LEGEND}{told}</section>"
         if told
         else ""
     )
@@ -117,6 +118,7 @@ def _prefix(prefix: Prefix, run: Run) -> str:
         for process in sorted({each.process for each in [*recent, prefix.last]})
     ]  # fmt: skip
     rows_of_picture.insert(0, Row("holds", _holds(run.history, prefix.key, begin, end)))
+    rows_of_picture.insert(1, Row("leases", _leases(run.history, prefix.operations, begin, end)))
     count = len(prefix.operations)
     part = f", of which the last {len(recent) + 1} are shown" if count > len(recent) + 1 else ""
     return (
@@ -193,6 +195,18 @@ def _holds(history: History, key: str, begin: int, end: int) -> list[Bar]:
         told = f"token {each.token}, {each.process}: from {returned / SECOND:.3f} s"
         kind = "shared" if each.shared else "alone"
         bars.append(Bar(returned, max(until, returned), f"hold {kind}", told, str(each.token)))
+    return bars
+
+
+def _leases(history: History, operations: Sequence[Operation], begin: int, end: int) -> list[Bar]:
+    """From each grant to the first moment at which it may have ended without a release that was answered."""
+    ends = Timeline.of(history).by_token
+    bars = []
+    for each in operations:
+        may_end = ends.get(each.token, 0)
+        if each.kind == "acquire" and each.result == "ok" and max(each.called, begin) < may_end:
+            told = f"token {each.token} cannot end by itself before {may_end / SECOND:.3f} s"
+            bars.append(Bar(each.called, min(may_end, end), "lease", told, str(each.token)))
     return bars
 
 

@@ -80,8 +80,11 @@ def picture(
 def _scale(rows: Sequence[Row], bands: Sequence[Band], begin: int, end: int | None) -> _Scale:
     if end is not None:
         return _Scale(begin, end, WIDTH_OF_PART / max((end - begin) / SECOND, 1e-6))
-    ends = [bar.end for row in rows for bar in row.bars] + [band.end for band in bands]
-    return _Scale(begin, max([*ends, SECOND]), PIXELS_PER_SECOND)
+    bars = [bar for row in rows for bar in row.bars]
+    ends = [each.end for each in bars] + [band.end for band in bands]
+    # Nodes and clients take a while to start: the picture begins with the second of the first operation.
+    first = min((bar.begin for bar in bars), default=0) // SECOND * SECOND
+    return _Scale(max(begin, first), max([*ends, first + SECOND]), PIXELS_PER_SECOND)
 
 
 def _wide(text: str, scale: _Scale) -> int:

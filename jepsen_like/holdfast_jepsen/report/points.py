@@ -70,7 +70,7 @@ def smallest_illegal_prefix(history: History, key: str) -> Prefix | None:
     at = answers[high]
     last = next(each for each in mine if each.returned == at)
     explained = _answer(history, key, at - 1)
-    shown = tuple(each for each in mine if each.called <= at)
+    shown = tuple(each for each in mine if each.called < at)
     return Prefix(key, shown, last, spread(explained.order))
 
 
@@ -83,7 +83,7 @@ def _until(history: History, key: str, at: int) -> History:
     """What was known of one key at this moment: later answers are not there yet."""
     known = []
     for each in history.operations:
-        if each.called > at or (each.kind != "end" and key not in each.keys):
+        if each.called >= at or (each.kind != "end" and key not in each.keys):
             continue
         if each.kind == "end" or (each.returned is not None and each.returned <= at):
             known.append(each)

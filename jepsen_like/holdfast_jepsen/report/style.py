@@ -29,7 +29,7 @@ STYLE: Final = (
     ".point{stroke:#111;stroke-width:1.6}.culprit{stroke:#c00;stroke-width:3}"
     ".legend{display:flex;flex-wrap:wrap;gap:.2em 1.4em;font-size:13px;margin:.3em 0}"
     ".legend i{display:inline-block;width:1.6em;height:.7em;margin-right:.4em}"
-    ".pending{fill:#6c9bd6;fill-opacity:.4}"
+    ".lease{fill:none;stroke:#14503a}.pending{fill:#6c9bd6;fill-opacity:.4}"
     + "".join(
         f".{name}{{fill:{colour}{';fill-opacity:.4' if name == 'unknown' else ''}}}"
         for name, (colour, _) in COLOURS.items()
@@ -44,6 +44,7 @@ LEGEND: Final = (
     )
     + "<span><i style='background:#14503a;opacity:.35'></i>a hold, as its client knows it, and its token</span>"
     "<span><i style='background:#1f6f9c;opacity:.35'></i>a shared hold</span>"
+    "<span><i style='border:1px solid #14503a;height:.5em'></i>a lease: it cannot end earlier by itself</span>"
     "<span><i style='background:#d33;opacity:.3'></i>a fault</span>"
     "<span><i style='border-left:2px solid #111;width:.4em'></i>when it took effect, in an order that explains all answers</span>"
     "<span><i style='border:2px solid #c00;height:.5em'></i>what no order could place</span></div>"
