@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sys
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 from typing import TYPE_CHECKING
 
 from holdfast_jepsen.history import History
 from holdfast_jepsen.live.client import read_histories
+from holdfast_jepsen.live.network import Unavailable
 from holdfast_jepsen.live.worker import Specification
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ END_SECONDS = 10.0
 WORK_SECONDS = 60.0
 """For all of them to get a first answer: as many interpreters start at once on a small machine."""
 LOOK_SECONDS = 0.1
+ANSWERED = re.compile(rb'"result": "(ok|held|done)"')
 
 
 class Clients:
@@ -42,14 +45,16 @@ class Clients:
         """What clients said that ended by themselves: faults of the harness."""
 
     async def start(self) -> None:
-        """All of them. Returns when each has been answered. Raises RuntimeError if one is not."""
+        """All of them. Returns when each has been answered. Raises `Unavailable` if one is not."""
         for _ in range(self._count):
             self._places.append(await self._new())
         for _ in range(int(WORK_SECONDS / LOOK_SECONDS)):
-            if all(b'"result": "ok"' in path.read_bytes() for path in self._files if path.exists()):
+            if all(ANSWERED.search(path.read_bytes()) for path in self._files):
                 return
             await asyncio.sleep(LOOK_SECONDS)
-        raise RuntimeError(f"not every client was granted something within {WORK_SECONDS:g} s")
+        raise Unavailable(
+            f"not every client was answered within {WORK_SECONDS:g} s: see {self._log}"
+        )
 
     @property
     def count(self) -> int:

@@ -35,8 +35,9 @@ limits: {ttl_ms_min: 100}
 class LiveCluster(LocalCluster):
     """`LocalCluster` over a network that can be disturbed. `clocks`: node to (rate, CLOCK_BOOTTIME ahead, wall clock ahead)."""
 
-    def __init__(self, directory: Path, network: Network, *, nodes: int) -> None:
+    def __init__(self, directory: Path, network: Network, *, nodes: int, mutant: str = "") -> None:
         super().__init__(directory, nodes=nodes)
+        self._mutant = mutant
         self.network = network
         self.clocks: dict[str, tuple[float, float, float]] = {}
         self._http = {name: network.http(name) for name in self.names}
@@ -58,7 +59,9 @@ class LiveCluster(LocalCluster):
         path = self.directory / f"{name}.yml"
         path.write_text(self._config_for(name))
         program: tuple[str, ...] = (sys.executable, "-m", "holdfast")
-        if name in self.clocks:
+        if self._mutant:
+            program = (sys.executable, "-m", "holdfast_jepsen.live.mutant", self._mutant)
+        elif name in self.clocks:
             clock = map(str, self.clocks[name])
             program = (sys.executable, "-m", "holdfast_jepsen.live.clock", *clock)
         command = (*program, "serve", "--node", name, "--config", str(path), *options)

@@ -40,12 +40,16 @@ def add_to(commands: Any) -> None:
         help="namespaces need root and iproute2; auto takes them where they can be had",
     )
     live.add_argument(
+        "--mutant", default="", help="nodes that lack a guarantee: the run has to be invalid"
+    )
+    live.add_argument(
         "--out", type=Path, help="a directory for its files; live-runs/SEED if not given"
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns the exit code."""
+    """Returns the exit code. A run that does not even begin is unknown."""
+    from holdfast_coordinator.local_cluster import LocalClusterError
     from holdfast_jepsen.live.network import Unavailable
     from holdfast_jepsen.live.run import Options, run_blocking
 
@@ -54,16 +58,18 @@ def run(options: argparse.Namespace) -> int:
     asked = Options(
         directory=directory, seed=seed, nemesis=tuple(options.nemesis.split(",")), seconds=options.time,
         nodes=options.nodes, workload=options.workload, network=options.network,
+        mutant=options.mutant,
     )  # fmt: skip
     try:
         outcome = run_blocking(asked, say)
-    except (Unavailable, ValueError) as error:
+    except (Unavailable, LocalClusterError, ValueError) as error:
         print(f"holdfast-jepsen: {error}", file=sys.stderr)
         return CANNOT
     command = (
         f"holdfast-jepsen live --seed {seed} --nemesis {options.nemesis} --time {options.time:g} "
         f"--nodes {options.nodes} --workload {options.workload} --network {outcome.network}"
     )
+    command += f" --mutant {options.mutant}" if options.mutant else ""
     _write(outcome, directory, command)
     _tell(outcome, directory, command)
     return EXIT_CODES[outcome.verdict]

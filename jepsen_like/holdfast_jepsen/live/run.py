@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from holdfast_jepsen.history import History
-from holdfast_jepsen.live import judge, namespaces, plan
+from holdfast_jepsen.live import judge, mutant, namespaces, plan
 from holdfast_jepsen.live.client import KeptHistory, LiveClient, RealWorld, read_histories
 from holdfast_jepsen.live.clients import Clients
 from holdfast_jepsen.live.cluster import LiveCluster
@@ -62,6 +62,8 @@ class Options:
     nodes: int = 3
     workload: str = "many-keys"
     network: str = "auto"
+    mutant: str = ""
+    """Of the scoreboard: the nodes lack a guarantee, and the run has to be invalid."""
 
 
 @dataclass(slots=True)
@@ -111,6 +113,8 @@ def network_for(options: Options, say: Callable[[str], None]) -> Network:
 async def run(options: Options, say: Callable[[str], None]) -> LiveOutcome:
     """Everything that was started is ended, and everything that was changed is undone, whatever happens. Raises `Unavailable`."""
     kinds = plan.kinds_of(options.nemesis)
+    if options.mutant and (not mutant.is_available(options.mutant) or "clock" in kinds):
+        raise Unavailable(f"no live node can be the mutant {options.mutant!r} (with these faults)")
     network = network_for(options, say)
     began = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     world = RealWorld(began)
@@ -122,7 +126,7 @@ async def run(options: Options, say: Callable[[str], None]) -> LiveOutcome:
         limit = aiohttp.ClientTimeout(total=HTTP_SECONDS)
         await stack.enter_async_context(network)  # type: ignore[arg-type]
         network.check(kinds)
-        cluster = LiveCluster(directory, network, nodes=options.nodes)
+        cluster = LiveCluster(directory, network, nodes=options.nodes, mutant=options.mutant)
         disks: dict[str, SmallDisk] = {}
         if "disk-full" in kinds:
             for name in cluster.names:
