@@ -11,6 +11,7 @@ import multiprocessing
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,13 +21,13 @@ from holdfast_jepsen.live.command import EXIT_CODES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from holdfast_jepsen.sim.run import Outcome
+    from holdfast_jepsen.sim.run import Outcome, Variant
 
 EXAMPLES: Final = """\
 examples:
   holdfast-jepsen sim --seeds 1000 --jobs 2
   holdfast-jepsen replay 2003 --out out/
-  holdfast-jepsen replay 5 --mutant grants-twice --out out/
+  holdfast-jepsen replay 5 --mutant grants-twice --shrink --out out/
   holdfast-jepsen live --nemesis partition,kill,pause --time 60 --nodes 5
   holdfast-jepsen scoreboard answers-before-sync votes-forgotten
 docs/testing.md explains what is checked and every file that is written.
@@ -59,6 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     replay.add_argument("--mutant", help="with this mutant of the scoreboard")
     replay.add_argument(
         "--out", type=Path, help="write report.html, trace.txt and history.jsonl here"
+    )
+    replay.add_argument(
+        "--only", help="of its faults only those with these numbers: 3,7,12; or none"
+    )
+    replay.add_argument(
+        "--shrink", action="store_true", help="if it is invalid: find the faults that it takes"
     )
     board = commands.add_parser("scoreboard", help="let the harness find every mutant")
     board.add_argument("--seeds", type=int, default=200, help="give up on a mutant after so many")
@@ -184,9 +191,12 @@ def _replay(options: argparse.Namespace) -> int:
     from holdfast_jepsen.report.page import page
     from holdfast_jepsen.report.run import of_simulated
     from holdfast_jepsen.scoreboard import mutants
-    from holdfast_jepsen.sim.run import run
+    from holdfast_jepsen.sim.run import Variant, run
 
-    variant = mutants.BY_NAME[options.mutant].variant() if options.mutant else None
+    variant = mutants.BY_NAME[options.mutant].variant() if options.mutant else Variant()
+    if options.only is not None:
+        numbers = tuple(int(each) for each in options.only.split(",") if each.isdigit())
+        variant = replace(variant, only=numbers)
     outcome = run(
         options.seed,
         variant=variant,
@@ -196,26 +206,51 @@ def _replay(options: argparse.Namespace) -> int:
     print(
         f"seed {outcome.seed}: {outcome.workload} on {outcome.nodes} nodes, {len(outcome.plan)} faults"
     )
-    for fault in outcome.plan:
-        print(f"  {fault}")
+    for number, fault in enumerate(outcome.plan):
+        print(f"{number if variant.only is None else variant.only[number]:4} {fault}")
     print(
         f"{outcome.virtual_seconds:.1f} virtual seconds, {outcome.events} events, "
         f"{len(outcome.history.operations)} operations, {outcome.answered} answered"
     )
     print(f"trace {outcome.trace_hash}")
+    command = f"holdfast-jepsen replay {options.seed} --fault-seconds {options.fault_seconds:g}"
+    command += f" --mutant {options.mutant}" if options.mutant else ""
+    shrunk = _shrunk(outcome, options, variant, command) if options.shrink else []
+    command += f" --only {options.only}" if options.only is not None else ""
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "trace.txt").write_text("".join(outcome.trace or []))
         (options.out / "history.jsonl").write_text(outcome.history.to_json_lines())
-        command = f"holdfast-jepsen replay {options.seed} --fault-seconds {options.fault_seconds}"
-        command += f" --mutant {options.mutant}" if options.mutant else ""
-        text = page(of_simulated(outcome, command))
+        text = page(of_simulated(outcome, command, shrunk))
         (options.out / "report.html").write_text(text, encoding="utf-8")
         print(f"written: {options.out}: report.html, trace.txt, history.jsonl")
     for reason in outcome.reasons:
         print(f"  {reason}")
     print(outcome.verdict)
     return EXIT_CODES[outcome.verdict]
+
+
+def _shrunk(
+    outcome: Outcome, options: argparse.Namespace, variant: Variant, command: str
+) -> list[str]:
+    """The faults that it takes, and how to make them alone; for people. Nothing, if the run is not invalid."""
+    from holdfast_jepsen.sim.shrink import shrink
+
+    if outcome.verdict != "invalid" or variant.only is not None:
+        return []
+    kept = shrink(options.seed, variant, fault_seconds=options.fault_seconds, say=_passing)
+    _end_line()
+    told = [str(outcome.plan[number]) for number in kept] or ["none: it is invalid without faults"]
+    told.append(f"{command} --only {','.join(map(str, kept)) or 'none'}")
+    print(f"the faults that it takes: {len(kept)} of {len(outcome.plan)}")
+    for line in told:
+        print(f"  {line}")
+    return told
+
+
+def _passing(line: str) -> None:
+    if sys.stdout.isatty():
+        print(f"\r{line}\x1b[K", end="", flush=True)
 
 
 def _scoreboard(options: argparse.Namespace) -> int:

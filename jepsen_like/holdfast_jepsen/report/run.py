@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from holdfast_jepsen.sim.world import SECOND
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from holdfast_jepsen.faults.plan import Fault
     from holdfast_jepsen.history import History
     from holdfast_jepsen.history.history import Operation
     from holdfast_jepsen.live.run import LiveOutcome
@@ -32,7 +31,7 @@ class Band:
 
 @dataclass(slots=True)
 class Run:
-    """See the module. `shrunk`: what is left of the plan when everything is taken away that the violation does not need."""
+    """See the module. `shrunk`: lines for people about what is left of the plan when all is taken away that the violation does not need."""
 
     title: str
     verdict: str
@@ -46,8 +45,8 @@ class Run:
     shrunk: list[str] = field(default_factory=list)
 
 
-def of_simulated(outcome: Outcome, command: str, shrunk: list[Fault] | None = None) -> Run:
-    """`shrunk`: a smaller plan under which the run is invalid too."""
+def of_simulated(outcome: Outcome, command: str, shrunk: Sequence[str] = ()) -> Run:
+    """`shrunk`: the faults that it takes, and how to make them alone."""
     return Run(
         title=f"Seed {outcome.seed}",
         verdict=outcome.verdict,
@@ -63,7 +62,7 @@ def of_simulated(outcome: Outcome, command: str, shrunk: list[Fault] | None = No
         bands=[Band(f.kind, f.at, f.at + f.duration, str(f)) for f in outcome.plan],
         fired=outcome.fired,
         culprits=outcome.culprits,
-        shrunk=[str(fault) for fault in shrunk or ()],
+        shrunk=list(shrunk),
     )
 
 

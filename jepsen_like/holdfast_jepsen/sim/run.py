@@ -63,6 +63,8 @@ class Variant:
     """What periods are multiplied by; 0: as the seed says."""
     kinds: tuple[str, ...] = ()
     """Only these faults, one soon after the other; none: as the seed says."""
+    only: tuple[int, ...] | None = None
+    """Of the plan only the faults with these numbers; None: all of it."""
     around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
 
@@ -153,6 +155,8 @@ def _run_at(seed: int, variant: Variant, world: World, faults: int) -> Outcome:
     plan = plans.draw(
         Rng(seed, "faults"), begin=quiet, end=quiet + faults, kinds=variant.kinds, pace=pace
     )
+    if variant.only is not None:
+        plan = [plan[number] for number in variant.only if number < len(plan)]
     nemesis = Nemesis(cluster, plan)
     phases: list[int] = []
     last: _LastWord | None = None
