@@ -31,7 +31,7 @@ class Band:
 
 @dataclass(slots=True)
 class Run:
-    """See the module. `shrunk`: lines for people about what is left of the plan when all is taken away that the violation does not need."""
+    """See the module. `shrunk`: lines for people about the faults that the violation takes."""
 
     title: str
     verdict: str
