@@ -10,6 +10,7 @@ import functools
 import multiprocessing
 import sys
 import time
+import traceback
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"holdfast-jepsen: {error}; it needs the server: pip install 'holdfast[server,ledger]'",
             file=sys.stderr,
         )
-        return EXIT_CODES["unknown"]
+    except Exception:  # noqa: BLE001 - a fault of the harness says nothing about the product
+        traceback.print_exc()
+    return EXIT_CODES["unknown"]
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from holdfast_jepsen.history import History
 from holdfast_jepsen.live.client import read_histories
+from holdfast_jepsen.live.cluster import ends_with_us
 from holdfast_jepsen.live.network import Unavailable
 from holdfast_jepsen.live.worker import Specification
 
@@ -114,6 +115,6 @@ class Clients:
         )
         with self._log.open("ab") as log:
             return await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "holdfast_jepsen.live.worker", specification.to_json(),
+                *ends_with_us(), sys.executable, "-m", "holdfast_jepsen.live.worker", specification.to_json(),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip

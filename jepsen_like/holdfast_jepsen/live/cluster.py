@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,7 @@ class LiveCluster(LocalCluster):
         command = (*program, "serve", "--node", name, "--config", str(path), *options)
         with (self.directory / f"{name}.log").open("ab") as output:
             self._processes[name] = await asyncio.create_subprocess_exec(
+                *ends_with_us(),
                 *self.network.inside(name),
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -117,6 +119,11 @@ class LiveCluster(LocalCluster):
             return None
         leader: str = max(known, key=lambda each: each["term"])["leader"]
         return leader
+
+
+def ends_with_us() -> tuple[str, ...]:
+    """What stands before a command so that the kernel kills it when this process is killed (and can end nothing any more)."""
+    return ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") is not None else ()
 
 
 def session_ref(session: str) -> str:

@@ -6,6 +6,7 @@ Rule: the files of a run are in one directory, and what they are is in docs/test
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -64,6 +65,9 @@ def run(options: argparse.Namespace) -> int:
         outcome = run_blocking(asked, say)
     except (Unavailable, LocalClusterError, ValueError) as error:
         print(f"holdfast-jepsen: {error}", file=sys.stderr)
+        return CANNOT
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("holdfast-jepsen: interrupted; everything that ran is ended", file=sys.stderr)
         return CANNOT
     command = (
         f"holdfast-jepsen live --seed {seed} --nemesis {options.nemesis} --time {options.time:g} "
