@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from .machine.codec import Addressed, Encoded, encode_batch
+from .machine.levels import LOWEST
 
 ELAPSED_MS_MAX: Final = 500
 """The most that one entry may count. What a longer stall of the leader took is dropped: it lengthens leases, it shortens none."""
@@ -109,14 +110,23 @@ class Batcher:
         self._last_offered[node] = (boot, last_sequence)
 
     def next_entry(
-        self, term: int, *, last_index: int, commit_index: int, has_deadlines: bool
+        self,
+        term: int,
+        *,
+        last_index: int,
+        commit_index: int,
+        has_deadlines: bool,
+        level: int = LOWEST,
+        raises: bool = False,
     ) -> bytes | None:
-        """The entry to append now at `last_index + 1`, or None if there is nothing to say or enough is on its way."""
+        """The entry to append now at `last_index + 1`, or None if there is nothing to say or enough is on its way. It is of format
+        level `level`; `raises`: which the log has not reached yet, so that it is worth an entry of its own."""
         if term != self._term:
             self.begin(term)
         now_ns = self._clock_ns()
         if not self._offered:
-            due = has_deadlines and now_ns - self._stamped_ns >= TIME_PERIOD_MS * 1_000_000
+            is_time = has_deadlines and now_ns - self._stamped_ns >= TIME_PERIOD_MS * 1_000_000
+            due = is_time or raises
             # Never two uncommitted entries that carry nothing but time: without a majority they would pile up.
             if not due or self._time_only_index > commit_index:
                 return None
@@ -129,7 +139,7 @@ class Batcher:
         offered = self._offered
         count = count_within_limit((each[3] for each in offered), OPERATIONS_PER_ENTRY_MAX)
         operations = [offered.popleft() for _ in range(count)]
-        return encode_batch(term, elapsed_ms, operations, wall_ms)
+        return encode_batch(level, term, elapsed_ms, operations, wall_ms)
 
     def _elapsed_ms(self, now_ns: int) -> int:
         elapsed_ms = max(0, now_ns - self._accounted_ns) // 1_000_000

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast_coordinator.machine import Limits, Machine, Quota, decode_entry
+from holdfast_coordinator.machine.codec import EMPTY_ENTRY
 from holdfast_coordinator.raft import compactor, snapshots
 
 
@@ -56,8 +57,13 @@ class Replayer:
         self.machine = Machine(limits) if payload is None else Machine.restore(payload, limits)
 
     def apply(self, index: int, term: int, payload: bytes) -> None:
-        del index, term  # the entry carries its own
-        self.machine.apply(decode_entry(payload))
+        del term  # the entry carries its own
+        entry = decode_entry(payload)
+        if entry is EMPTY_ENTRY:
+            # The node is of a newer version than this process: its program was replaced while it ran. Passing over the entry
+            # would make a snapshot of another state.
+            raise ValueError(f"log entry {index} cannot be read by this version")
+        self.machine.apply(entry)
 
     def snapshot(self) -> bytes:
         return self.machine.snapshot()

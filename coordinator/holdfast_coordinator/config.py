@@ -34,6 +34,7 @@ from holdfast_coordinator.certificates import CertificateError, CertificateFiles
 from holdfast_coordinator.http_settings import INSECURE, NODE_PLACEHOLDER, HttpTls, HttpTlsFile
 from holdfast_coordinator.logs import LogFile
 from holdfast_coordinator.machine import INCARNATION_MAX, Limits, Quota
+from holdfast_coordinator.machine.levels import HIGHEST, LOWEST
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -256,6 +257,8 @@ class ClusterConfig:
     """Who may do what. None: everybody who reaches the node, everything."""
     log: LogFile = field(default_factory=LogFile)
     """What is logged, and how."""
+    format_level_max: int = HIGHEST
+    """Nodes say that they know no higher format level, so that the cluster is not raised beyond it."""
 
     def node(self, name: str) -> NodeConfig:
         """The node of this name. Raises `ConfigError` that says which names there are."""
@@ -377,6 +380,7 @@ class _ClusterFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     limits: dict[str, Any] = {}
     quotas: list[_QuotaFile] = []
     log: LogFile = LogFile()
+    format_level_max: int = HIGHEST
 
     def __repr__(self) -> str:  # the generated one would show the secret
         return f"_ClusterFile(cluster={self.cluster!r})"
@@ -446,6 +450,7 @@ def _load(path: Path, text: str, environ: Mapping[str, str]) -> ClusterConfig:
         http_tls=_http_tls(path, written.http_tls),
         access=may_call,
         log=_log(path, written.log, environ),
+        format_level_max=_format_level(path, written.format_level_max),
     )
 
 
@@ -683,6 +688,13 @@ def _snapshots(path: Path, written: _SnapshotsFile) -> Snapshots:
             detail = f"{value} is outside 1 to {SNAPSHOTS_MAX}"
             raise ConfigError(path, f"$.snapshots.{name}", detail)
     return Snapshots(written.after_entries, written.after_mib, written.keep_entries)
+
+
+def _format_level(path: Path, value: int) -> int:
+    if not LOWEST <= value <= HIGHEST:
+        detail = f"{value} is outside {LOWEST} to {HIGHEST}, the levels that this version knows"
+        raise ConfigError(path, "$.format_level_max", detail)
+    return value
 
 
 def _limits(path: Path, written: dict[str, Any]) -> tuple[Limits, HttpLimits]:

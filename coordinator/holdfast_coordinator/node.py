@@ -16,10 +16,13 @@ from typing import Annotated, Final
 import msgspec
 import structlog
 
+from holdfast._version import __version__
+
 from .admission import Admission
 from .batcher import TIME_PERIOD_MS, Batcher, count_within_limit, no_wall_clock
-from .machine import Limits, Machine, decode_entry, encode_operation
+from .machine import Levels, Limits, Machine, decode_entry, encode_operation, level_of
 from .machine.codec import EMPTY_ENTRY, Encoded, readable
+from .machine.levels import KNOWN, needed
 from .machine.operations import Acquire, Barrier, Operation, Origin, Release, Withdraw
 from .machine.outcomes import Outcome, Passed, Refused
 from .node_types import (
@@ -28,10 +31,10 @@ from .node_types import (
     ClusterStatus,
     NodeState,
     NodeStatus,
-    Overloaded,
     Unknown,
     overloaded,
 )
+from .peer_levels import PeerLevels, Unreadable, is_words
 from .raft import EngineFailure
 from .raft.ports import EnginePort, PayloadReader
 from .submissions import Orphan, Submission, Submissions
@@ -76,7 +79,8 @@ _decode_forwarded: Final = msgspec.msgpack.Decoder(
 class Node:
     """See the module. `engine_factory` is called with the node as the engine's `Host`; `clock_ns` is CLOCK_BOOTTIME in nanoseconds;
     `wall_ms` is the wall clock in Unix milliseconds, written into the trail for people and for nothing else;
-    `members` maps each node's name to its (http, raft) addresses, for the status alone; `addresses` is where they may change."""
+    `members` maps each node's name to its (http, raft) addresses; `addresses` is where they may change; `levels` are the format
+    levels that it works at."""
 
     def __init__(
         self,
@@ -90,6 +94,7 @@ class Node:
         members: Mapping[str, tuple[str, str]],
         session_ref_key: bytes,
         addresses: AddressBook | None = None,
+        levels: Levels = KNOWN,
     ) -> None:
         self.name = name
         self.machine = Machine(limits)
@@ -98,6 +103,7 @@ class Node:
         self._members = dict(members)
         self._addresses = addresses
         self._session_ref_key = hashlib.blake2b(session_ref_key, digest_size=32).digest()
+        self._levels = PeerLevels(name, members, levels, __version__)
         self._submissions = Submissions()
         self._admission = Admission()
         self._batcher = Batcher(clock_ns, wall_ms)
@@ -142,7 +148,7 @@ class Node:
     async def submit(self, operation: Operation) -> Outcome | Unknown:
         """The final outcome of `operation`. `Refused` is definite; `Unknown` says that it may or may not take effect. Cancelling
         the call means that the caller has gone: its waiter is withdrawn, and a grant that nobody can ask for again is released."""
-        refused = self._refused_for_overload(operation)
+        refused = self._refused_at_once(operation)
         if refused is not None:
             return refused
         future: asyncio.Future[Outcome | Unknown] = asyncio.get_running_loop().create_future()
@@ -266,24 +272,35 @@ class Node:
     # -- the engine's host -----------------------------------------------------------------------------
 
     def next_batch(self, term: int) -> bytes | None:
-        engine = self.engine
+        engine, reached = self.engine, self.machine.level
+        level = reached
+        if reached < self._levels.own.highest:
+            level = max(reached, self._levels.common(engine.connected_peers))
         return self._batcher.next_entry(
             term,
             last_index=engine.last_index,
             commit_index=engine.commit_index,
             has_deadlines=self.machine.has_deadlines,
+            level=level,
+            raises=level > reached,
         )
 
     def apply(self, index: int, term: int, payload: bytes) -> None:
         began_ns = self._clock_ns()
         boot = self.engine.boot
+        if (why_not := why_not_readable(payload, self._levels.own)) is not None:
+            raise EngineFailure(f"log entry {index} {why_not}")
         entry = decode_entry(payload)
         if entry is EMPTY_ENTRY:
             # Checksums and peers were right, so a newer version wrote it. Passing over it would let this replica differ.
             raise EngineFailure(
                 f"log entry {index} cannot be read by this version; start the newer version of holdfast that wrote it"
             )
-        for origin, outcome in self.machine.apply(entry):
+        level = self.machine.level
+        outcomes = self.machine.apply(entry)
+        if self.machine.level > level:
+            log.info("format_level_raised", format_level=self.machine.level, index=index)
+        for origin, outcome in outcomes:
             if origin.node == self.name and origin.boot == boot:
                 self._give_back(self._submissions.settle(origin.sequence, outcome))
         if self.apply_observer is not None:
@@ -294,6 +311,8 @@ class Node:
         """Take over the state after entry `index`. Callers whose operation it contains get an unknown outcome, for the outcome was
         never applied here: whoever named the request may ask again, and gets it."""
         machine = yield from Machine.restoring(payload, self.machine.state.limits)
+        if (why_not := self._levels.own.why_not(machine.level)) is not None:
+            raise EngineFailure(f"the snapshot of entry {index} {why_not}")
         self.machine = machine
         boot = self.engine.boot
         skipped, orphans = self._submissions.skip(
@@ -310,7 +329,10 @@ class Node:
 
     def on_message(self, peer: str, payload: bytes) -> None:
         """Operations that `peer` forwards, because it believes that this node leads. If it does not, they are dropped: their origin
-        sends them to the leader that it hears of next."""
+        sends them to the leader that it hears of next. Or what it says of its version."""
+        if is_words(payload):
+            self._hear(peer, payload)
+            return
         if not self.engine.is_leader:
             return
         try:
@@ -323,7 +345,24 @@ class Node:
         self._batcher.offer(peer, boot, first_sequence, [readable(each) for each in operations])
         self.engine.wake()
 
+    def _hear(self, peer: str, payload: bytes) -> None:
+        try:
+            said = self._levels.heard(peer, payload)
+        except Unreadable:
+            self.rejected_messages += 1
+            log.warning("peer_message_rejected", peer=peer)
+            return
+        own = self._levels.own
+        if said.level > own.highest:
+            raise EngineFailure(f"the log of {peer} {own.why_not(said.level)}")
+        if said.highest < self.machine.level:
+            log.warning("peer_is_too_old", peer=peer, version=said.version, knows=said.highest)
+        if self.engine.is_leader:
+            self.engine.wake()
+
     def on_peer_connected(self, peer: str) -> None:
+        self._levels.connected(peer)
+        self.engine.send(peer, self._levels.words(self.machine.level))
         if peer == self._leader:
             self._submissions.forward_again()
             self._schedule_pump()
@@ -343,7 +382,10 @@ class Node:
 
     # -- inside ----------------------------------------------------------------------------------------
 
-    def _refused_for_overload(self, operation: Operation) -> Overloaded | None:
+    def _refused_at_once(self, operation: Operation) -> Refused | None:
+        """Why nothing is proposed; None: it may go on its way."""
+        if needed(operation) > self.machine.level:
+            return Refused("conflict", "not before every node of the cluster runs this version")
         books, admission = self._submissions, self._admission
         waiting = len(books.waiting)
         if admission.admits(operation, in_flight=books.in_flight, waiting=waiting):
@@ -509,3 +551,9 @@ class Node:
     def _answer(submission: Submission, answer: Outcome | Unknown) -> None:
         if not submission.future.done():
             submission.future.set_result(answer)
+
+
+def why_not_readable(payload: bytes, levels: Levels) -> str | None:
+    """Why a log entry cannot be applied by a version that knows these levels: a sentence. None: its level is known."""
+    level = level_of(payload)
+    return None if level is None else levels.why_not(level)

@@ -6,8 +6,6 @@ Rule: this is the only place where the real clock, the real engine, the real HTT
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import hashlib
 import os
 import signal
 import sys
@@ -23,8 +21,10 @@ from .collector import Collector
 from .config import ClusterConfig
 from .founding import why_not_founded
 from .http import HttpFailure, Metrics, start_http
-from .machine import Limits
-from .node import Node
+from .machine import Levels
+from .machine.levels import HIGHEST
+from .machine.limits import digest
+from .node import Node, why_not_readable
 from .raft import CompactionConfig, Engine, EngineConfig, EngineFailure
 from .raft.ports import EnginePort
 from .readiness import ReadinessLog, sentence
@@ -124,6 +124,8 @@ def is_alive(node: Node, engine: Engine) -> bool:
 def build(config: ClusterConfig, name: str, *, bootstrap: bool = False) -> tuple[Node, Engine]:
     """The node `name` of `config` on its real engine and clock; nothing is started."""
     secret = config.secret.reveal()
+    highest = config.format_level_max
+    levels = Levels(highest=highest, held=highest < HIGHEST)
     engine_config = EngineConfig(
         node=name,
         cluster=config.cluster_id,
@@ -133,7 +135,7 @@ def build(config: ClusterConfig, name: str, *, bootstrap: bool = False) -> tuple
         heartbeat_ms=config.timing.heartbeat_ms,
         election_ms=(config.timing.election_ms_min, config.timing.election_ms_max),
         bootstrap=bootstrap,
-        limits_digest=limits_digest(config.machine_limits),
+        limits_digest=digest(config.machine_limits),
         certificates=None if config.raft_tls is None else config.raft_tls.of(name),
         compaction=CompactionConfig(
             command=compaction.command(),
@@ -142,6 +144,7 @@ def build(config: ClusterConfig, name: str, *, bootstrap: bool = False) -> tuple
             after_bytes=config.snapshots.after_mib << 20,
             keep_entries=config.snapshots.keep_entries,
         ),
+        why_not_readable=lambda payload: why_not_readable(payload, levels),
     )
     engines: list[Engine] = []
     addresses = AddressFile(config, name, os.environ)
@@ -162,14 +165,9 @@ def build(config: ClusterConfig, name: str, *, bootstrap: bool = False) -> tuple
         },
         session_ref_key=config.cluster.encode() + secret,
         addresses=addresses,
+        levels=levels,
     )
     return node, engines[0]
-
-
-def limits_digest(limits: Limits) -> bytes:
-    """Nodes whose machines decide differently about the same log must not share one."""
-    text = repr(sorted(dataclasses.asdict(limits).items()))
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def boot_time_ns() -> int:

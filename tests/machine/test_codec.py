@@ -133,7 +133,7 @@ def test_values_that_are_no_operation_are_malformed(raw: object) -> None:
 def _readable_by_all(packed: bytes) -> None:
     """What the leader makes of these bytes leaves the entry whole, and is what it reads itself."""
     encoded = readable(Encoded(packed))
-    entry = decode_entry(encode_batch(1, 0, [("n", 1, 1, encoded)], 0))
+    entry = decode_entry(encode_batch(1, 1, 0, [("n", 1, 1, encoded)], 0))
     assert entry.operations == ((Origin("n", 1, 1), decode_operation(packed)),)
 
 
@@ -232,7 +232,7 @@ def test_entries_of_an_older_version_stay_readable() -> None:
         [1, 7, 250, [], None],
         [1, 7, 250, [], 0, 0],
         [1, 7, 250, [], 2**63],
-        [2, 7, 250, [], 0],
+        [3, 7, 250, [], 0],
         [1, 7, 250],
     ],
 )

@@ -306,7 +306,7 @@ async def test_a_message_that_is_not_ours_changes_nothing(cluster: Cluster) -> N
 async def test_an_entry_of_a_newer_version_stops_the_node(cluster: Cluster) -> None:
     """Passing over what it cannot read would let this replica differ from the others in silence."""
     newer = msgpack.packb([99, 1, 0, []])
-    with pytest.raises(EngineFailure, match="log entry 7 cannot be read by this version"):
+    with pytest.raises(EngineFailure, match="log entry 7 is of format level 99, and this version"):
         cluster.nodes["n1"].apply(7, 1, newer)
 
 

@@ -6,9 +6,10 @@ deadlocks, `trail.py` keeps what happened, `incarnations.py` is what a restore d
 vocabulary. Nothing here knows a clock, a socket or a disk.
 """
 
-from .codec import decode_entry, decode_operation, encode_entry, encode_operation
+from .codec import decode_entry, decode_operation, encode_entry, encode_operation, level_of
 from .incarnations import INCARNATION_MAX, begin_incarnation, incarnation_of
 from .invariants import InvariantViolation, check_invariants
+from .levels import Levels
 from .limits import Limits, Quota
 from .machine import Counts, Machine
 from .operations import (
@@ -93,6 +94,7 @@ __all__ = [
     "Granted",
     "Holder",
     "InvariantViolation",
+    "Levels",
     "Limits",
     "LockView",
     "Machine",
@@ -129,4 +131,5 @@ __all__ = [
     "encode_entry",
     "encode_operation",
     "incarnation_of",
+    "level_of",
 ]

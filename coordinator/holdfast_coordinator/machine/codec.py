@@ -5,9 +5,10 @@ which the machine refuses at its origin; an entry that cannot be read becomes an
 replica alike. Types and the ranges of integers are those of the structs in `operations.py`, every other bound is in
 `validation.py`. Encoding is total too: text that UTF-8 cannot carry travels as it is and is refused by the machine.
 
-Layout: an entry is `[version, term, elapsed_ms, [[node, boot, sequence, operation], ...], wall_ms]`; an operation is
-`[tag, field, ...]`.
-A new field goes to the end and older entries stay readable; a changed meaning takes a new tag.
+Layout: an entry is `[level, term, elapsed_ms, [[node, boot, sequence, operation], ...], wall_ms]`; an operation is
+`[tag, field, ...]`. The level is the format level at which the entry was written (`levels.py`): one of a level that this version
+does not know cannot be read by it.
+A new field goes to the end and older entries stay readable; a changed meaning takes a new tag, and a new level.
 
 Every operation is encoded once, by the node at which it came in, and decoded once by each node that applies it: between the two it
 is `Encoded`, bytes that the leader checks and copies. An entry of which everything is in order is decoded in one step in C;
@@ -21,6 +22,7 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
+from .levels import HIGHEST, LEVEL_MAX, LOWEST
 from .operations import (
     PLAIN,
     REASON_CHARS_MAX,
@@ -33,8 +35,6 @@ from .operations import (
     Terms,
 )
 from .packing import Unreadable, pack, unpack
-
-ENTRY_VERSION: Final = 1
 
 EMPTY_ENTRY: Final = Entry(term=0, elapsed_ms=0, operations=())
 
@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 class _Entry(msgspec.Struct, Generic[T], array_like=True, forbid_unknown_fields=True):
-    version: Annotated[int, msgspec.Meta(ge=ENTRY_VERSION, le=ENTRY_VERSION)]
+    level: Annotated[int, msgspec.Meta(ge=LOWEST, le=HIGHEST)]
     term: Integer
     elapsed_ms: Integer
     operations: list[tuple[str, Integer, Integer, T]]
@@ -153,12 +153,14 @@ def encode_entry(entry: Entry) -> bytes:
         (node, boot, sequence, encode_operation(operation))
         for (node, boot, sequence), operation in entry.operations
     ]
-    return encode_batch(entry.term, entry.elapsed_ms, addressed, entry.wall_ms)
+    return encode_batch(entry.level, entry.term, entry.elapsed_ms, addressed, entry.wall_ms)
 
 
-def encode_batch(term: int, elapsed_ms: int, addressed: list[Addressed], wall_ms: int) -> bytes:
+def encode_batch(
+    level: int, term: int, elapsed_ms: int, addressed: list[Addressed], wall_ms: int
+) -> bytes:
     """An entry of operations that are bytes already, each behind its node, boot and sequence."""
-    whole = (ENTRY_VERSION, term, elapsed_ms, addressed, wall_ms)
+    whole = (level, term, elapsed_ms, addressed, wall_ms)
     try:
         return _encode(whole)
     except UnicodeEncodeError:
@@ -178,7 +180,7 @@ def decode_entry(data: bytes) -> Entry:
             for node, boot, sequence, operation in whole.operations
         ]
     )
-    return Entry(whole.term, whole.elapsed_ms, operations, whole.wall_ms)
+    return Entry(whole.term, whole.elapsed_ms, operations, whole.wall_ms, whole.level)
 
 
 def _piece_by_piece(data: bytes) -> Entry:
@@ -194,4 +196,11 @@ def _piece_by_piece(data: bytes) -> Entry:
             for node, boot, sequence, raw in pieces.operations
         ]
     )
-    return Entry(pieces.term, pieces.elapsed_ms, operations, pieces.wall_ms)
+    return Entry(pieces.term, pieces.elapsed_ms, operations, pieces.wall_ms, pieces.level)
+
+
+def level_of(data: bytes) -> int | None:
+    """At which level an entry was written, whether or not this version knows it. None: this is no entry."""
+    # An array of four to fifteen elements, and a small number: nothing else has to be read, and a start asks this of every entry.
+    is_entry = len(data) > 1 and 0x94 <= data[0] <= 0x9F and 1 <= data[1] <= LEVEL_MAX
+    return data[1] if is_entry else None

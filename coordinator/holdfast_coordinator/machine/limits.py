@@ -6,6 +6,8 @@ the same values, or the replicas would part. This module knows numbers only.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -107,3 +109,20 @@ class Limits:
     """All blocks together; the oldest are dropped."""
     quotas: tuple[Quota, ...] = ()
     """Checked in this order; the first that is exhausted is named in the refusal."""
+
+
+LATER: Final[frozenset[str]] = frozenset()
+"""Limits that came after the first release. A version that does not know one acts as if it had its default, so it is in the digest
+only where it has another value: nodes of adjacent versions agree unless somebody has set it."""
+
+
+def digest(limits: Limits) -> bytes:
+    """Equal on nodes whose machines decide the same about the same log, whatever their versions; the others refuse each other."""
+    defaults = dataclasses.asdict(Limits())
+    values = dataclasses.asdict(limits)
+    told = {
+        name: value
+        for name, value in values.items()
+        if name not in LATER or value != defaults[name]
+    }
+    return hashlib.blake2b(repr(sorted(told.items())).encode(), digest_size=16).digest()

@@ -2,6 +2,7 @@
 
 Rule: pure and total. No clock, no randomness, no I/O; nothing raises; time is what the entries say. Order within one entry:
 
+0. **Level.** An entry of a higher format level raises the state to it (`levels.py`).
 1. **Time.** `elapsed_ms`, at most 500, counts only if the entry before had the same term.
 2. **Origins.** One scan in order decides which operations are live (`origins.py`). What is not live takes no further part.
 3. **Renewals**, in order: every live renewal whose session exists now, that is, had not ended before this entry. Time may have
@@ -27,7 +28,7 @@ from heapq import nsmallest
 from itertools import islice
 from typing import Any, Final
 
-from . import holder_rules, operator_rules, rules, snapshot, views
+from . import holder_rules, levels, operator_rules, rules, snapshot, views
 from .closed_views import closed_view
 from .limits import ELAPSED_MS_MAX, Limits
 from .operations import (
@@ -108,12 +109,17 @@ class Machine:
         """Advance by one log entry. Outcomes are in the order in which they came about; each names whom it is for."""
         state = self.state
         out: Out = []
+        state.level = max(state.level, entry.level)
         self._advance_time(entry)
         rest = self._admit_and_renew(entry, out)
         deadlines = state.deadlines
         while (record := deadlines.pop_due(state)) is not None:
             rules.expire(state, record, out)
         for origin, operation in rest:
+            if levels.NEEDED and levels.needed(operation) > state.level:
+                # As a version would that does not know it.
+                rules.malformed(state, origin, Malformed("unknown operation"), out)
+                continue
             HANDLERS[type(operation)](state, origin, operation, out)
         deadlines.sweep(state)
         return out
@@ -153,6 +159,11 @@ class Machine:
     @property
     def cluster_time_ms(self) -> int:
         return self.state.cluster_time_ms
+
+    @property
+    def level(self) -> int:
+        """The format level of the log so far."""
+        return self.state.level
 
     @property
     def last_token(self) -> int:

@@ -183,3 +183,5 @@ class Entry(Value, frozen=True, gc=False):
     operations: tuple[tuple[Origin, Operation], ...] = ()
     wall_ms: int = 0
     """What the leader's wall clock said (Unix milliseconds): written into the trail for people, never compared with anything."""
+    level: int = 1
+    """The format level at which its leader wrote it (`levels.py`)."""

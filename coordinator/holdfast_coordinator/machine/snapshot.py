@@ -1,4 +1,4 @@
-"""The whole state as bytes, and back. Versioned msgpack.
+"""The whole state as bytes, and back. Versioned msgpack; the level of the state (`levels.py`) says which version.
 
 Rule: canonical. Replicas in equal states write equal bytes, whether they got there by replay or by a snapshot. What can be
 rebuilt (heaps, indexes, queues) is left out: it may hold left-overs of its own history. Everything else is written in the
@@ -6,7 +6,7 @@ order of the dict that holds it, which the log alone determines.
 
 Reading goes in steps, for a node that reads a state of 100,000 locks (half a second) must answer its leader meanwhile.
 
-Reading trusts the envelope (checksum, authenticity) to others; what is not a snapshot of this version raises
+Reading trusts the envelope (checksum, authenticity) to others; what is not a snapshot of a known version raises
 `SnapshotUnreadable`, and nothing is half restored.
 """
 
@@ -19,6 +19,7 @@ import msgpack
 
 from . import quotas
 from .codec import decode_terms, encode_terms
+from .levels import KNOWN, LEVEL_MAX
 from .limits import Limits
 from .operations import PLAIN, Origin, Terms
 from .outcomes import Blocked, ClosedView, Ended, Holder, Note, Previous, Refused
@@ -38,21 +39,26 @@ from .state import (
 from .table import fences_of, link_closure, link_hold, link_waiter
 from .trail import Block
 
-SNAPSHOT_VERSION: Final = 2
+LEVEL_1_VERSION: Final = 2
+"""Of a state of level 1, which does not say so: the last version that nodes of level 1 can read."""
+
+VERSION: Final = 3
+"""Of every higher level."""
 
 STEP_ITEMS: Final = 1_000
 """Sessions, holds and so on that are read in one step: about three milliseconds."""
 
 
 class SnapshotUnreadable(ValueError):
-    """These bytes are no snapshot of this version: take another one, or replay the log."""
+    """These bytes are no snapshot that this version can read: take another one, or replay the log."""
 
 
 def encode_state(state: State) -> bytes:
     history, totals, trail = state.history, state.totals, state.trail
+    knows_levels = state.level > 1
     return pack(
         [
-            SNAPSHOT_VERSION,
+            VERSION if knows_levels else LEVEL_1_VERSION,
             [
                 state.cluster_time_ms,
                 state.last_term,
@@ -61,6 +67,7 @@ def encode_state(state: State) -> bytes:
                 history.horizon,
                 trail.before,
                 trail.open_first,
+                *((state.level,) if knows_levels else ()),
             ],
             [
                 totals.grants,
@@ -94,6 +101,8 @@ def decode_state(data: bytes, limits: Limits) -> Generator[None, None, State]:
     """Step by step: the state is the value of the generator's end. Raises SnapshotUnreadable from any step."""
     try:
         return (yield from _decode(_Sections(data), limits))
+    except SnapshotUnreadable:
+        raise
     except (
         msgpack.UnpackException,
         ValueError,
@@ -105,7 +114,7 @@ def decode_state(data: bytes, limits: Limits) -> Generator[None, None, State]:
         RecursionError,
     ) as error:
         raise SnapshotUnreadable(
-            f"not a snapshot of version {SNAPSHOT_VERSION}: {error}"
+            f"not a snapshot of version {LEVEL_1_VERSION} or {VERSION}: {error}"
         ) from error
 
 
@@ -116,7 +125,16 @@ class _Sections:
         self._stream = stream(data)
         self._length = len(data)
         self._read = 0
-        if self._stream.read_array_header() != 3 + len(_READERS):
+        sections = self._stream.read_array_header()
+        self.version = self._stream.unpack()
+        if type(self.version) is int and self.version > VERSION:
+            raise SnapshotUnreadable(
+                f"it is of version {self.version}, and this version of holdfast reads versions up to {VERSION}; "
+                "start the newer version that wrote it"
+            )
+        if self.version not in (LEVEL_1_VERSION, VERSION):
+            raise ValueError(f"version {self.version!r}")
+        if sections != 3 + len(_READERS):
             raise ValueError("another number of sections")
 
     def whole(self) -> Any:
@@ -137,10 +155,10 @@ class _Sections:
 
 
 def _decode(sections: _Sections, limits: Limits) -> Generator[None, None, State]:
-    version, numbers, totals = sections.whole(), sections.whole(), sections.whole()
-    if version != SNAPSHOT_VERSION:
-        raise SnapshotUnreadable(f"version {version!r}")
+    numbers, totals = sections.whole(), sections.whole()
     state = State(limits)
+    if sections.version == VERSION:
+        state.level = _level(numbers.pop())
     history, counted, trail = state.history, state.totals, state.trail
     state.cluster_time_ms, state.last_term, state.last_token = numbers[:3]
     state.next_waiter, history.horizon, trail.before, trail.open_first = numbers[3:]
@@ -186,6 +204,15 @@ def _read_hold(state: State, fences: list[int], *fields: Any) -> None:
         phase = state.standing[key]
         if isinstance(phase, Phase):
             phase.fence = fence
+
+
+def _level(value: object) -> int:
+    """A level that this version does not know may mean anything by what follows."""
+    if type(value) is not int or not 1 < value <= LEVEL_MAX:
+        raise ValueError(f"level {value!r}")
+    if (why_not := KNOWN.why_not(value)) is not None:
+        raise SnapshotUnreadable(f"it {why_not}")
+    return value
 
 
 def _read_waiter(

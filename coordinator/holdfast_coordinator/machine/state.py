@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from .deadlines import Deadlines
 from .history import History
+from .levels import LOWEST
 from .limits import Limits
 from .operations import Origin, Terms
 from .origins import OriginBook
@@ -173,6 +174,7 @@ class State:
         "holds",
         "last_term",
         "last_token",
+        "level",
         "limits",
         "next_waiter",
         "origins",
@@ -188,6 +190,7 @@ class State:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.level = LOWEST
         self.cluster_time_ms = 0
         self.last_term: int | None = None
         self.last_token = 0

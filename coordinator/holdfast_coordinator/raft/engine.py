@@ -28,7 +28,7 @@ from holdfast_coordinator.raft.frames import NAME_BYTES_MAX
 from holdfast_coordinator.raft.journal import Journal
 from holdfast_coordinator.raft.kernel import Kernel, KernelConfig, KernelStats
 from holdfast_coordinator.raft.library import check_seams
-from holdfast_coordinator.raft.messages import AdmitRequest, HandOverRequest
+from holdfast_coordinator.raft.messages import ENTRY_OWN, AdmitRequest, HandOverRequest
 from holdfast_coordinator.raft.peers import (
     ACCEPTED,
     DIGEST_BYTES,
@@ -108,7 +108,8 @@ class EngineConfig:
     max_uncommitted_entries: the leader asks the host for no more while so many are on their way.
     certificates: the connections between nodes are TLS, and each must name its node; None: they are not encrypted.
     compaction: how snapshots are taken; None: never, the journal grows (snapshots of leaders are installed
-    all the same).
+    all the same). why_not_readable: says of a payload in the journal why the host could not apply it; then the
+    node does not start. None: every payload is.
     """
 
     node: str
@@ -124,6 +125,7 @@ class EngineConfig:
     max_uncommitted_entries: int = 1024
     certificates: CertificateFiles | None = None
     compaction: CompactionConfig | None = None
+    why_not_readable: Callable[[bytes], str | None] | None = None
 
     def check(self) -> None:
         """Raises `EngineFailure` with a sentence."""
@@ -518,6 +520,7 @@ class Engine:
                 advice(self.node, NEW_DIRECTORY),
             )
         self._journal = Journal(self._directory)
+        self._check_entries(self._journal)
         self._snapshots = SnapshotStore(
             self._directory.files, cluster=config.cluster, life=self._directory.boot
         )
@@ -537,6 +540,16 @@ class Engine:
             snapshots=self._snapshots,
             book=self._book,
         )
+
+    def _check_entries(self, journal: Journal) -> None:
+        """Before anything listens, rather than at the entry, some seconds later: another version wrote it."""
+        why_not_readable = self.config.why_not_readable
+        if why_not_readable is None:
+            return
+        for command, index, _ in journal[:]:
+            why_not = why_not_readable(command[1:]) if command[:1] == ENTRY_OWN else None
+            if why_not is not None:
+                raise EngineFailure(f"log entry {index} in {self.config.data_dir} {why_not}")
 
     def _open_compactor(self) -> None:
         if self.config.compaction is None:
