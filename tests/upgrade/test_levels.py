@@ -8,6 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from holdfast_coordinator.batcher import Batcher
 from holdfast_coordinator.machine import (
     Acquire,
     Checkpoint,
@@ -154,21 +155,40 @@ async def test_a_node_that_is_away_holds_the_level_down(cluster: Cluster) -> Non
 
 
 async def test_what_a_node_said_on_an_earlier_connection_does_not_count(cluster: Cluster) -> None:
-    """time 0: n3 says that it knows level 2; time 1: it is restarted with the old version, and is silent: that version does not
-    have the words; time 2: n2 comes with the new one."""
-    cluster.stop("n3")
-    cluster.start("n3", NEW)
+    """time 0: n3 tells the leader that it knows level 2; time 1: it is restarted with the first version, which is silent; time 2: n2,
+    the last of the others, comes with the new one."""
+    for name in ("n1", "n3"):
+        cluster.stop(name)
+        cluster.start(name, NEW)
+    cluster.log.elect("n1")
     await cluster.settle()
     cluster.stop("n3")
     cluster.start("n3", OLD)
-    cluster.log.messages = [m for m in cluster.log.messages if m[0] != "n3"]
-    for name in ("n2", "n1"):
-        cluster.stop(name)
-        cluster.start(name, NEW)
-        cluster.log.messages = [m for m in cluster.log.messages if m[0] != "n3"]
-    cluster.log.elect("n1")
+    cluster.log.messages = [said for said in cluster.log.messages if said[0] != "n3"]
+    await cluster.settle()
+    cluster.stop("n2")
+    cluster.start("n2", NEW)
     await cluster.settle()
     assert cluster.levels == [1, 1, 1]
+    assert set(cluster.written()) == {1}
+
+
+def test_a_level_that_is_due_is_worth_an_entry_of_its_own() -> None:
+    """Where nothing else is to be said, and no lease runs. One at a time: without a majority they would pile up."""
+    batcher = Batcher(lambda: 0)
+    batcher.begin(3)
+
+    def next_entry(commit_index: int, *, raises: bool) -> bytes | None:
+        return batcher.next_entry(
+            3, last_index=8, commit_index=commit_index, has_deadlines=False, level=2, raises=raises
+        )
+
+    assert next_entry(8, raises=False) is None
+    entry = next_entry(8, raises=True)
+    assert entry is not None
+    assert level_of(entry) == 2
+    assert next_entry(8, raises=True) is None
+    assert next_entry(9, raises=True) is not None
 
 
 async def test_a_node_that_does_not_know_the_level_stops_with_a_sentence(cluster: Cluster) -> None:
