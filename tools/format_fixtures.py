@@ -136,7 +136,9 @@ def peer_frames() -> dict[str, str]:
     key = frames.proof(SECRET, b"dialer key", dialer, acceptor)
     forwarded = msgpack.packb((1, 3, 17, [encode_operation(each) for each in operations()]))
     said: list[messages.Message] = [
-        messages.Append(3, 9, 8, 2, 77, ((3, messages.ENTRY_NO_OP), (3, messages.ENTRY_OWN + b"x"))),
+        messages.Append(
+            3, 9, 8, 2, 77, ((3, messages.ENTRY_NO_OP), (3, messages.ENTRY_OWN + b"x"))
+        ),
         messages.Ack(3, 10, True, False, 77),
         messages.VoteRequest(4, 9, 3, True),
         messages.Vote(4),
@@ -177,7 +179,10 @@ class KeptCluster(LocalCluster):
 async def data_directories(directory: Path, level: int) -> dict[str, Any]:
     """Run three nodes, hold locks, and stop them. What was held."""
     settings = f"{SETTINGS}\nformat_level_max: {level}"
-    async with KeptCluster(directory, settings=settings) as cluster, aiohttp.ClientSession() as http:
+    async with (
+        KeptCluster(directory, settings=settings) as cluster,
+        aiohttp.ClientSession() as http,
+    ):
 
         async def post(path: str, body: dict[str, Any], node: str = "n1") -> dict[str, Any]:
             async with http.post(f"{cluster.url(node)}/v1/{path}", json=body) as response:

@@ -25,6 +25,7 @@ from .machine.codec import EMPTY_ENTRY, Encoded, readable
 from .machine.levels import KNOWN, needed
 from .machine.operations import Acquire, Barrier, Operation, Origin, Release, Withdraw
 from .machine.outcomes import Outcome, Passed, Refused
+from .node_report import NodeReport, PeerReport, Vitals
 from .node_types import (
     AddressBook,
     AdminRefused,
@@ -121,6 +122,8 @@ class Node:
         self._told_of_applies: dict[object, Callable[[], None]] = {}
         self.apply_observer: Callable[[float], None] | None = None
         """Told the seconds that each apply of an entry took."""
+        self.vitals: Callable[[], Vitals] = Vitals
+        """What the process knows of itself, for `report`."""
         self.engine = engine_factory(self)
 
     # -- life ------------------------------------------------------------------------------------------
@@ -267,6 +270,26 @@ class Node:
             leader_changes=self._leader_changes,
             rejected={**engine.rejected, "application": self.rejected_messages},
             storage=engine.storage,
+        )
+
+    def report(self) -> NodeReport:
+        """See `NodePort`."""
+        own, engine = self._levels.own, self.engine
+        peers = []
+        for name in self._members:
+            if name != self.name:
+                said = self._levels.said_by(name)
+                words = (None, None) if said is None else (said.version, said.highest)
+                peers.append(PeerReport(name, name in engine.connected_peers, *words))
+        return NodeReport(
+            version=__version__,
+            format_level=self.machine.level,
+            format_level_min=own.lowest,
+            format_level_max=own.highest,
+            clock_us=self._clock_ns() // 1_000,
+            boot=engine.boot,
+            peers=tuple(peers),
+            vitals=self.vitals(),
         )
 
     # -- the engine's host -----------------------------------------------------------------------------

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from holdfast_coordinator.machine import Machine
     from holdfast_coordinator.machine.operations import Operation
     from holdfast_coordinator.machine.outcomes import Outcome
+    from holdfast_coordinator.node_report import NodeReport
 
 __all__ = [
     "AddressBook",
@@ -169,6 +170,10 @@ class NodePort(Protocol):
         ...
 
     def status(self) -> ClusterStatus: ...
+
+    def report(self) -> NodeReport:
+        """What this node tells of itself. Looks at files; for people, not for the path of a request."""
+        ...
 
     def session_ref(self, session: str) -> str:
         """A keyed hash of a session's id: the same on every node of this cluster, and useless for acting as that session."""

@@ -30,6 +30,7 @@ from .raft.ports import EnginePort
 from .readiness import ReadinessLog, sentence
 from .server_certificates import ServerCertificate
 from .service_manager import ServiceManager
+from .vitals import VitalSigns
 
 log = structlog.get_logger("holdfast.server")
 
@@ -75,7 +76,9 @@ async def _serve(
         tls = config.http_tls
         certificate = None if tls is None else ServerCertificate(tls.of(name), name)
         await node.start()
-        engine.stats.fsync_observer = metrics.observe_fsync
+        signs = VitalSigns(config, name, stalls=lambda: engine.stats.stalls)
+        node.vitals = signs.read
+        engine.stats.fsync_observer = signs.observing(metrics.observe_fsync)
         engine.stats.snapshots.observer = metrics.observe_snapshot
         http = await start_http(
             node,

@@ -24,6 +24,13 @@ from holdfast_coordinator.machine import (
     Refused,
     Withdraw,
 )
+from holdfast_coordinator.node_report import (
+    CertificateReport,
+    NodeReport,
+    PeerReport,
+    SyncTimes,
+    Vitals,
+)
 from holdfast_coordinator.node_types import (
     AdminRefused,
     ClusterStatus,
@@ -136,6 +143,17 @@ class FakeNode:
                 snapshots_installed=7,
             ),
         )
+
+    def report(self) -> NodeReport:
+        peers = (PeerReport("n2", connected=False), PeerReport("n3", True, "0.2", 3))
+        vitals = Vitals(
+            SyncTimes(1_000, 700, 2_000, 9_000),
+            (CertificateReport("raft_tls.certificate", "n1.pem", 1_800_000_000_000),),
+            {"limits": "af82"},
+            disk_free_bytes=1 << 30,
+            stalls=4,
+        )
+        return NodeReport("0.1", 1, 1, 2, 5_000_000, 3, peers, vitals)
 
     async def step_down(self) -> str:
         if self.admin_refusal is not None:

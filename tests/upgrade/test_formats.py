@@ -54,7 +54,9 @@ def test_a_snapshot_is_read_and_written_again_as_it_was(level: int) -> None:
 
 def test_the_frames_of_a_connection_are_understood(level: int) -> None:
     """Hello, proof, verdict, every kind of message, and forwarded operations of every kind."""
-    told = {name: bytes.fromhex(text) for name, text in kept.read_json(level, "frames.json").items()}
+    told = {
+        name: bytes.fromhex(text) for name, text in kept.read_json(level, "frames.json").items()
+    }
     dialer, acceptor = told["hello of the dialer"], told["hello of the acceptor"]
     assert frames.parse_hello(dialer)[:3] == ("kept", "n1", "n2")
     assert frames.parse_hello(acceptor)[:3] == ("kept", "n2", "n1")

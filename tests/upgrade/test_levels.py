@@ -78,7 +78,7 @@ class Cluster:
             clock_ns=lambda: self.now_ns,
             limits=Limits(),
             cluster="test",
-            members={member: ("", "") for member in self.names},
+            members=dict.fromkeys(self.names, ("", "")),
             session_ref_key=b"test",
             levels=known,
         )
@@ -195,7 +195,9 @@ async def test_a_node_that_does_not_know_the_level_stops_with_a_sentence(cluster
     """Whether it is told by a peer, by an entry, or by a snapshot; and by name of the setting, if that is what holds it."""
     node = cluster.nodes["n3"]
     said = PeerLevels("n1", cluster.names, NEW, "9.9").words(2)
-    newer = r"is of format level 2, and this version of holdfast knows levels up to 1; start the newer"
+    newer = (
+        r"is of format level 2, and this version of holdfast knows levels up to 1; start the newer"
+    )
     with pytest.raises(EngineFailure, match=f"the log of n1 {newer}"):
         node.on_message("n1", said)
     with pytest.raises(EngineFailure, match=f"log entry 9 {newer}"):
@@ -220,7 +222,13 @@ async def test_a_node_that_is_too_new_for_the_log_stops_with_a_sentence(cluster:
 
 
 async def test_a_peer_that_says_nonsense_is_counted_and_changes_nothing(cluster: Cluster) -> None:
-    nonsense = ([2], [2, 0, 1, 1, ""], [2, 1, 101, 1, ""], [2, 1, 2, True, ""], [2, 1, 2, 1, "x" * 65])
+    nonsense = (
+        [2],
+        [2, 0, 1, 1, ""],
+        [2, 1, 101, 1, ""],
+        [2, 1, 2, True, ""],
+        [2, 1, 2, 1, "x" * 65],
+    )
     for raw in nonsense:
         with pytest.raises(Unreadable):
             decode(msgpack.packb(raw))

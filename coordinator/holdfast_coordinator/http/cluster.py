@@ -12,6 +12,7 @@ from holdfast_coordinator.http import bodies, queries, views
 from holdfast_coordinator.http.callers import audit_of, identity_of
 from holdfast_coordinator.http.calls import Calls, answer, body_of, post, query
 from holdfast_coordinator.http.problems import Problem, bad_request, of_admin_refusal
+from holdfast_coordinator.http.report_views import node_report_view
 from holdfast_coordinator.http.rights import forbidden
 from holdfast_coordinator.node_types import AdminRefused
 
@@ -28,6 +29,7 @@ class ClusterCalls:
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/v1/cluster", self.cluster),
+            web.get("/v1/cluster/node", self.node_report),
             post("/v1/cluster/step-down", self.step_down),
             post("/v1/cluster/replace-node", self.replace_node),
             post("/v1/cluster/reload", self.reload),
@@ -45,6 +47,13 @@ class ClusterCalls:
         state_hash = self._state_hash() if wants_hash else None
         # No await between the two: the hash belongs to the applied index beside it.
         return answer(request, views.cluster_view(self._calls.node.status(), state_hash))
+
+    async def node_report(self, request: web.Request) -> web.Response:
+        query(request, queries.NONE)
+        node = self._calls.node
+        status, report, counts = node.status(), node.report(), node.machine.counts()
+        view = node_report_view(status, report, counts, ready=node.is_ready, lag_ms=node.lag_ms)
+        return answer(request, view)
 
     def _state_hash(self) -> bytes:
         machine = self._calls.node.machine
