@@ -41,6 +41,7 @@ from holdfast.exits import release_on_sigterm
 from holdfast.explanation import Blocker, Explanation
 from holdfast.grant import Grant
 from holdfast.records import HistoryPage, Record, Restarted
+from holdfast.reports import NodeReport
 from holdfast.views import (
     ClusterInfo,
     Holder,
@@ -100,6 +101,7 @@ __all__ = [
     "LossCode",
     "NoLongerKept",
     "NodeInfo",
+    "NodeReport",
     "NotAcquired",
     "NotAllowed",
     "NotEnoughTime",

@@ -20,7 +20,7 @@ import random
 import secrets
 import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack, cast, overload
 
 from holdfast import forks, wire
 from holdfast.clock import BootClock, Clock
@@ -49,6 +49,7 @@ from holdfast.options import (
     keys_of,
     lock_options,
 )
+from holdfast.reports import NodeReport, report_of
 from holdfast.requests import ATTEMPT_SECONDS, SESSION_GONE_CODES, Requester, refusal
 from holdfast.services import Services
 from holdfast.sessions import Sessions
@@ -87,6 +88,8 @@ if TYPE_CHECKING:
     from holdfast.terms import Mode, OnUnclean
 
 log: logging.Logger = logging.getLogger("holdfast")
+
+Seen = TypeVar("Seen")
 
 TTL_SECONDS: Final = 10.0
 """Long enough for an election and a pause of the garbage collector, short enough to wait for after a crash."""
@@ -394,14 +397,28 @@ class AsyncClient(Services):
     async def statuses(self) -> dict[str, ClusterInfo | HoldfastError]:
         """The cluster as each endpoint sees it, or why that one could not be asked."""
         self._check_open()
-        request = Request("GET", f"{wire.API_PREFIX}/cluster")
+        return await self._ask_each("/cluster", lambda answer: cluster_of(answer.body))
 
+    async def reports(self) -> dict[str, NodeReport | HoldfastError]:
+        """What the node at each endpoint tells of itself, or why it could not be asked. For whoever looks after the cluster."""
+        self._check_open()
+
+        def report(answer: Answer) -> NodeReport:
+            return report_of(answer.body, answer.sent_at, self._clock.now())
+
+        return await self._ask_each("/cluster/node", report)
+
+    async def _ask_each(
+        self, path: str, understand: Callable[[Answer], Seen]
+    ) -> dict[str, Seen | HoldfastError]:
+        """All endpoints at once; none in the place of another."""
+        request = Request("GET", wire.API_PREFIX + path)
         seconds = min(self._settings.timeout, ATTEMPT_SECONDS)
 
-        async def ask(endpoint: str) -> ClusterInfo | HoldfastError:
+        async def ask(endpoint: str) -> Seen | HoldfastError:
             try:
                 answer = await self._transport.attempt(endpoint, request, seconds=seconds)
-                return cluster_of(answer.body) if answer.status < 400 else refusal(answer)
+                return understand(answer) if answer.status < 400 else refusal(answer)
             except (NotSent, NoAnswer) as error:
                 return Unreachable(str(error))
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
+    from holdfast.reports import NodeReport
     from holdfast.terms import Mode, OnUnclean
     from holdfast.transport import Encoding
     from holdfast.views import ClusterInfo, LockInfo, LockPage
@@ -234,6 +235,11 @@ class Client(BlockingServices):
         """The cluster as each endpoint sees it, or why that one could not be asked."""
         core = self._running()
         return core.run(core.client.statuses())
+
+    def reports(self) -> dict[str, NodeReport | HoldfastError]:
+        """What the node at each endpoint tells of itself, or why it could not be asked. For whoever looks after the cluster."""
+        core = self._running()
+        return core.run(core.client.reports())
 
     def read_lock(self, key: str) -> LockInfo:
         """Who holds `key` and who waits for it, linearizably."""

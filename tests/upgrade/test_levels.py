@@ -155,8 +155,8 @@ async def test_a_node_that_is_away_holds_the_level_down(cluster: Cluster) -> Non
 
 
 async def test_what_a_node_said_on_an_earlier_connection_does_not_count(cluster: Cluster) -> None:
-    """time 0: n3 tells the leader that it knows level 2; time 1: it is restarted with the first version, which is silent; time 2: n2,
-    the last of the others, comes with the new one."""
+    """time 0: n3 tells the leader that it knows level 2; time 1: it is restarted with the first version, which is silent;
+    time 2: n2, the last of the others, comes with the new one."""
     for name in ("n1", "n3"):
         cluster.stop(name)
         cluster.start(name, NEW)
@@ -284,7 +284,7 @@ def test_a_snapshot_says_what_reads_it() -> None:
     raw[1][-1] = HIGHEST + 1
     with pytest.raises(SnapshotUnreadable, match="start the newer version"):
         Machine.restore(msgpack.packb(raw))
-    with pytest.raises(SnapshotUnreadable, match="version 4.* start the newer version"):
+    with pytest.raises(SnapshotUnreadable, match=r"version 4.* start the newer version"):
         Machine.restore(msgpack.packb([4, "whatever", "comes"]))
 
 

@@ -119,7 +119,7 @@ class Upgrade:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed, workload", [(1, "hot-key"), (2, "queue"), (3, "several-keys")])
+@pytest.mark.parametrize(("seed", "workload"), [(1, "hot-key"), (2, "queue"), (3, "several-keys")])
 def test_an_upgrade_under_load_loses_no_lock_and_then_raises_the_level(
     seed: int, workload: str
 ) -> None:
@@ -140,9 +140,9 @@ def test_an_upgrade_under_load_loses_no_lock_and_then_raises_the_level(
 
 
 @pytest.mark.slow
-def test_an_upgrade_that_is_taken_back_half_way_loses_nothing(seed: int = 5) -> None:
+def test_an_upgrade_that_is_taken_back_half_way_loses_nothing() -> None:
     """Two nodes are upgraded, and go back to the version before: nothing that they wrote is strange to it."""
-    upgrade = Upgrade(seed, "hot-key")
+    upgrade = Upgrade(5, "hot-key")
     upgrade.until(lambda: bool(upgrade.held) and upgrade.all_caught_up())
     first, second, _ = upgrade.order()
     for name, known in ((first, NEW), (second, NEW), (first, OLD), (second, OLD)):

@@ -111,6 +111,16 @@ def connect(endpoints: str, *, ttl: float = 10.0, owner: str | None = None) -> h
         fail(f"--endpoints: {error}", exit_codes.USAGE)
 
 
+def connect_cluster(endpoints: str) -> holdfast.AsyncClient:
+    """The same, for commands about nodes: another store has none."""
+    if "://" in endpoints and not endpoints.strip().startswith(("http://", "https://")):
+        fail(
+            "--endpoints: this is about the nodes of a cluster, and a store has none",
+            exit_codes.USAGE,
+        )
+    return connect(endpoints)
+
+
 def default_owner() -> str:
     """What others see as the holder: enough to find the process, nothing about the person."""
     return f"{socket.gethostname()}:{os.getpid()}"

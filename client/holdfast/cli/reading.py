@@ -10,7 +10,7 @@ from rich.text import Text
 
 import holdfast
 from holdfast import wire
-from holdfast.cli import exit_codes
+from holdfast.cli import exit_codes, live
 from holdfast.cli.common import (
     connect,
     console,
@@ -24,14 +24,28 @@ from holdfast.cli.sentences import lock_lines
 
 
 @click.command(short_help="How the cluster is: who leads, who answers, who lags.")
+@click.option("--watch", "-w", is_flag=True, help="Look again and again, with rates, until Ctrl-C.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    help="Between two looks, with --watch.",
+)
+@click.option("--rounds", type=click.IntRange(1), help="Stop after so many looks, with --watch.")
 @endpoints_option
 @json_option
-def status(endpoints: str, as_json: bool) -> None:
+def status(watch: bool, seconds: float, rounds: int | None, endpoints: str, as_json: bool) -> None:
     """Ask every node how it sees the cluster.
 
     \b
     Exit codes: 0 some node knows a leader; 69 none does, or none answered: no lock can be granted now.
     """
+    if watch:
+        again = live.watch(endpoints, seconds=seconds, rounds=rounds, as_json=as_json)
+        if not run(again):
+            raise click.exceptions.Exit(exit_codes.UNREACHABLE)
+        return
     views = run(_statuses(endpoints))
     answers = {url: view for url, view in views.items() if isinstance(view, holdfast.ClusterInfo)}
     best = max(

@@ -1,7 +1,7 @@
 """Format levels: what a log may hold, and what its replicas do with it. The state has one level, and it only rises.
 
-Rule: whatever is decided differently, or written differently, than at an earlier level is asked for here, by the level of the STATE,
-never by the version of the program. So an old and a new version that apply one log at one level are in one state, byte by byte,
+Rule: whatever is decided or written differently than at an earlier level is asked for here, by the level of the STATE, never by the
+version of the program. So an old and a new version that apply one log at one level are in one state, byte by byte,
 also in their snapshots; and a version that does not know a level never reads what was written at it.
 
     level  since  what it brings
