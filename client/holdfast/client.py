@@ -115,6 +115,7 @@ class Settings:
     token: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     hooks: Hooks = field(default_factory=Hooks)
+    on_renewed: Callable[[float], object] | None = None
     store: StoreAddress | None = None
     """Where the locks are, if not in a cluster."""
 
@@ -143,6 +144,7 @@ def connect(
     require: str | Sequence[str] = (),
     on_at_risk: Callable[[Grant, float], object] | None = None,
     on_lost: Callable[[Grant], object] | None = None,
+    on_renewed: Callable[[float], object] | None = None,
 ) -> AsyncClient:
     """A client for `async with`.
 
@@ -153,7 +155,8 @@ def connect(
     definite answer (on top of `wait`). `token`: sent as a bearer token; `tls`: how to speak to `https://` endpoints
     (`holdfast.tls_context`; without it, as this machine does). `on_at_risk(grant, seconds_left)` is called when
     renewal has been failing for so long that the lock will be lost in `seconds_left`; `on_lost(grant)` when it is lost; both on the
-    event loop, for every lock. Raises `ValueError` for an unusable argument; does no I/O.
+    event loop, for every lock. `on_renewed(seconds_left)` is called at each renewal of a session, with what was left of its lease:
+    for metrics (`holdfast.contrib.prometheus`). Raises `ValueError` for an unusable argument; does no I/O.
     """
     return AsyncClient(
         settings_of(
@@ -166,6 +169,7 @@ def connect(
             tls=tls,
             require=require,
             hooks=hooks_of(on_at_risk, on_lost),
+            on_renewed=on_renewed,
         )
     )
 
@@ -181,6 +185,7 @@ def settings_of(
     tls: ssl.SSLContext | None,
     hooks: Hooks,
     require: str | Sequence[str] = (),
+    on_renewed: Callable[[float], object] | None = None,
 ) -> Settings:
     """Checked settings. Raises `ValueError`, and `Unsuitable` for a store that does not give what `require` says."""
     check_ttl(ttl)
@@ -203,6 +208,7 @@ def settings_of(
         token=token,
         tls=tls,
         hooks=hooks,
+        on_renewed=on_renewed,
         store=store,
     )
 
@@ -236,6 +242,7 @@ class AsyncClient(Services):
             owner=settings.owner,
             patience=settings.timeout,
             new_session_id=ports.new_session_id,
+            on_renewed=settings.on_renewed,
         )
         # Should the client be dropped without `aclose`, its locks must not be renewed for ever.
         self._finalizer = weakref.finalize(self, self._sessions.abandon)

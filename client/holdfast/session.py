@@ -72,8 +72,10 @@ class Session:
         lease: Lease,
         patience: float,
         callbacks: Chores,
+        on_renewed: Callable[[float], object] | None = None,
     ) -> None:
-        """`patience`: seconds for one call without a definite answer. `callbacks`: outlives the session."""
+        """`patience`: seconds for one call without a definite answer. `callbacks`: outlives the session. `on_renewed`: told at
+        each renewal how many seconds were left of the lease."""
         self.id: Final = session_id
         self.lease: Final = lease
         self.ids: Final = RequestIds()
@@ -82,6 +84,7 @@ class Session:
         self._clock = requester.clock
         self._patience = patience
         self._callbacks = callbacks
+        self._on_renewed = () if on_renewed is None else (on_renewed,)
         self._chores = Chores()
         self._holds: dict[int, Grant] = {}
         self._last_failure = ""
@@ -98,6 +101,7 @@ class Session:
         owner: str | None,
         patience: float,
         callbacks: Chores,
+        on_renewed: Callable[[float], object] | None = None,
     ) -> Session:
         """Open it at the cluster and begin to renew it. Raises what `refusal` makes, `Unreachable`, `UnknownOutcome`."""
         body: dict[str, Any] = {"ttl_ms": round(ttl * MS_PER_SECOND), "session": session_id}
@@ -110,7 +114,12 @@ class Session:
             raise refusal(answer)
         lease = Lease.opened(ttl, answer.sent_at, _remaining(answer))
         session = cls(
-            requester, session_id=session_id, lease=lease, patience=patience, callbacks=callbacks
+            requester,
+            session_id=session_id,
+            lease=lease,
+            patience=patience,
+            callbacks=callbacks,
+            on_renewed=on_renewed,
         )
         session._chores.spawn(session._renew(), "renew")
         session._chores.spawn(session._watch(), "watch")
@@ -312,7 +321,9 @@ class Session:
                 continue
             answer = conclusion.answer
             if answer.status < 400:
+                left = max(0.0, self.lease.deadline - self._clock.now())
                 self.lease.renewed(answer.sent_at, _remaining(answer))
+                self._tell(self._on_renewed, left)
                 self._warned = False
                 for token in answer.body.get("forced") or ():
                     self.forced(int(token))

@@ -41,6 +41,7 @@ class Sessions:
         owner: str | None,
         patience: float,
         new_session_id: Callable[[], str],
+        on_renewed: Callable[[float], object] | None = None,
     ) -> None:
         self._requester = requester
         self._holds = holds
@@ -48,6 +49,7 @@ class Sessions:
         self._owner = owner
         self._patience = patience
         self._new_session_id = new_session_id
+        self._on_renewed = on_renewed
         self._chores = Chores()
         self._shared: Session | None = None
         self._opening: asyncio.Task[Session] | None = None
@@ -101,6 +103,7 @@ class Sessions:
             owner=self._owner,
             patience=self._patience,
             callbacks=self._chores,
+            on_renewed=self._on_renewed,
         )
         if self._is_closed:
             await session.close(CLOSE_SECONDS)

@@ -71,6 +71,7 @@ def connect_sync(
     require: str | Sequence[str] = (),
     on_at_risk: Callable[[Grant, float], object] | None = None,
     on_lost: Callable[[Grant], object] | None = None,
+    on_renewed: Callable[[float], object] | None = None,
 ) -> Client:
     """A client for `with`. The arguments are those of `connect`; the callbacks run on threads of their own."""
     return Client(
@@ -84,6 +85,7 @@ def connect_sync(
             tls=tls,
             require=require,
             hooks=hooks_of(on_a_thread(on_at_risk), on_a_thread(on_lost)),
+            on_renewed=on_a_thread(on_renewed),
         )
     )
 

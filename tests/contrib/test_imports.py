@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-FRAMEWORKS = {"celery", "django", "starlette", "fastapi"}
+FRAMEWORKS = {"celery", "django", "starlette", "fastapi", "prometheus_client"}
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ FRAMEWORKS = {"celery", "django", "starlette", "fastapi"}
         ("holdfast_ledger", set()),
         ("holdfast.contrib.celery", {"celery"}),
         ("holdfast.contrib.django", {"django"}),
+        ("holdfast.contrib.prometheus", {"prometheus_client"}),
         ("holdfast.contrib.starlette", set()),  # needs starlette's protocol alone, not its code
     ],
 )

@@ -1,4 +1,4 @@
-"""One-line ways in, a module for each framework: `celery`, `starlette` (and so FastAPI), `django`.
+"""One-line ways in, a module for each framework: `celery`, `starlette` (and so FastAPI), `django`; and `prometheus`.
 
 The rule: a framework is imported by its own module here and by nothing else, so that whoever does not use it does not need it. Each
 is an extra of its own. `leading` is what `starlette` is made of, for any asyncio program. docs/frameworks.md shows them all.

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from holdfast_coordinator.node_types import NodePort
+    from holdfast_coordinator.node_report import NodeReport, Vitals
+    from holdfast_coordinator.node_types import ClusterStatus, NodePort
 
 # A grant takes about a millisecond on one machine, a few across a region; a wait lasts up to 30 s.
 _REQUEST_BUCKETS: Final = (
@@ -181,6 +182,7 @@ class _NodeCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         status = self._node.status()
         storage = status.storage
+        report = self._node.report()
         counts = self._node.machine.counts()
         trail = self._node.machine.trail
         build = GaugeMetricFamily("holdfast_build_info", "Always 1.", labels=("version",))
@@ -188,7 +190,11 @@ class _NodeCollector(Collector):
         yield build
         gauges = (
             ("raft_leader", "1 on the leader, else 0.", int(status.leader == status.node)),
-            ("raft_leader_known", "1 while this node knows a leader.", int(bool(status.leader))),
+            (
+                "raft_leader_known",
+                "1 while this node knows a leader and is connected with it.",
+                int(_has_leader(status, report)),
+            ),
             ("raft_term", "The present Raft term.", status.term),
             (
                 "raft_commit_lag_entries",
@@ -220,9 +226,22 @@ class _NodeCollector(Collector):
             ("checkpoints", "Keys that carry a checkpoint.", counts.checkpoints),
             ("trail_revision", "Of the last record of the trail.", trail.last_revision),
             ("trail_first_revision", "Of the oldest record that is kept.", trail.first_revision),
+            (
+                "raft_peers_connected",
+                "Other nodes that this one is connected with.",
+                sum(peer.connected for peer in report.peers),
+            ),
+            ("raft_peers", "Other nodes of the configuration.", len(report.peers)),
+            ("format_level", "The format level of the log, as applied here.", report.format_level),
+            (
+                "format_level_max",
+                "The highest format level that this node knows, or is held at.",
+                report.format_level_max,
+            ),
         )
         for name, text, value in gauges:
             yield GaugeMetricFamily(f"holdfast_{name}", text, value=value)
+        yield from _vitals(report.vitals)
         closed_by = {"delay": counts.delayed, "in_doubt": counts.in_doubt, "done": counts.done}
         closed = GaugeMetricFamily(
             "holdfast_closed_keys",
@@ -236,6 +255,14 @@ class _NodeCollector(Collector):
             ("raft_leader_changes", "Leaders seen to come.", status.leader_changes),
             ("grants", "Grants, as the log tells it.", counts.grants_total),
             ("lease_expired", "Holds that ended by expiry.", counts.expired_total),
+            ("releases", "Holds that ended by their holder's will.", counts.releases_total),
+            ("sessions_expired", "Sessions that were not renewed.", counts.sessions_expired_total),
+            ("wait_timeouts", "Waits that ended without a grant.", counts.wait_timeouts_total),
+            (
+                "loop_stalls",
+                "How often the node's loop was held up for half an election time.",
+                report.vitals.stalls,
+            ),
             ("snapshots_sent", "Snapshots that brought a peer up to date.", storage.snapshots_sent),
             (
                 "snapshots_installed",
@@ -261,3 +288,25 @@ class _NodeCollector(Collector):
         for outcome, count in storage.snapshots.items():
             snapshots.add_metric((outcome,), count)
         yield snapshots
+
+
+def _has_leader(status: ClusterStatus, report: NodeReport) -> bool:
+    """A node that hears nothing goes on to name the leader that it heard last, until there is another."""
+    near = {status.node, *(peer.name for peer in report.peers if peer.connected)}
+    return status.leader in near
+
+
+def _vitals(vitals: Vitals) -> Iterator[Metric]:
+    """What cannot be told is left out."""
+    if vitals.disk_free_bytes is not None:
+        text = "Bytes that are free where the node's data is."
+        yield GaugeMetricFamily("holdfast_disk_free_bytes", text, value=vitals.disk_free_bytes)
+    ends = GaugeMetricFamily(
+        "holdfast_certificate_not_after_seconds",
+        "When a certificate ends, in seconds since 1970, by the setting that names it.",
+        labels=("use",),
+    )
+    for certificate in vitals.certificates:
+        if certificate.not_after_ms is not None:
+            ends.add_metric((certificate.use,), certificate.not_after_ms / 1000)
+    yield ends
