@@ -89,7 +89,7 @@ def test_the_library_loads_neither_server_nor_command_line() -> None:
             ["show"],
             ["lock"],
         ),
-        *(["step-down"], ["replace-node"], ["journal", "verify"], ["journal", "dump"]),
+        *(["doctor"], ["step-down"], ["replace-node"], ["journal", "verify"], ["journal", "dump"]),
     ],
 )
 def test_every_command_has_help(words: list[str]) -> None:

@@ -282,3 +282,27 @@ async def test_a_lock_object_is_entered_once_at_a_time(kit: Any) -> None:
                 pytest.fail("entered twice")
     async with lock as grant:
         assert grant.token == 2
+
+
+async def test_each_renewal_tells_what_was_left_of_the_lease(kit: Any) -> None:
+    """For metrics: two thirds of the TTL when all is well. One that fails does not stop the renewing."""
+    told: list[float] = []
+
+    def on_renewed(seconds_left: float) -> None:
+        told.append(seconds_left)
+        raise ZeroDivisionError
+
+    client = kit.client(ttl=9.0, on_renewed=on_renewed)
+    async with client.lock("k"):
+        await kit.drive(lambda: len(told) >= 2)
+    assert all(5.5 < left < 6.1 for left in told), told
+
+
+def test_both_faces_take_whoever_is_told_of_renewals() -> None:
+    """The blocking one calls it off its event loop."""
+    told: list[float] = []
+    client = holdfast.connect("http://127.0.0.1:1", on_renewed=told.append)
+    assert client._settings.on_renewed == told.append
+    blocking = holdfast.connect_sync("http://127.0.0.1:1", on_renewed=told.append)
+    assert blocking._settings.on_renewed is not None
+    assert blocking._settings.on_renewed != told.append
