@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from holdfast_coordinator.raft import shield
-from holdfast_coordinator.raft.compactor import Job
+from holdfast_coordinator.raft.compactor import JOB_VERSION, Job
 from holdfast_coordinator.raft.errors import SnapshotError
 from holdfast_coordinator.raft.snapshots import SnapshotInfo, Unreadable
 
@@ -230,6 +230,7 @@ class Compactor:
             term=shield.term_at(self._journal, index),
             output=self._store.new_temporary_name(index),
             parameters=self._config.parameters,
+            version=JOB_VERSION,
         )
 
     def _work(self, job: Job) -> SnapshotInfo:

@@ -47,6 +47,10 @@ NICENESS = 19
 OOM_SCORE_MAX = "1000"
 JOB_BYTES_MAX = 1 << 16
 EXIT_OK, EXIT_FAILED, EXIT_ABANDONED = 0, 1, 3
+JOB_VERSION = 2
+"""The program on the disk may be replaced while its node runs. An older one must not take on the job of a newer node: the first
+version passed over entries that it could not read, and would have made a snapshot of another state. It does not know this
+field, and ends."""
 
 
 class Replayer(Protocol):
@@ -73,6 +77,8 @@ class Job:
     output: str
     """Name of the temporary file."""
     parameters: dict[str, Any]
+    version: int = 1
+    """Of the node that gives the job."""
 
     def to_json(self) -> str:
         """One line."""
@@ -81,7 +87,10 @@ class Job:
     @classmethod
     def from_json(cls, line: str) -> Job:
         """Raises ValueError, TypeError."""
-        return cls(**json.loads(line))
+        job = cls(**json.loads(line))
+        if job.version > JOB_VERSION:
+            raise ValueError("the node is of a newer version than the program on the disk")
+        return job
 
 
 def compact(
