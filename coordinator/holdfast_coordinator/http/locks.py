@@ -7,10 +7,10 @@ machine has not seen: a repeat, and the continuation of a wait, were let in befo
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from holdfast_coordinator.http import bodies, queries, requests, views
 from holdfast_coordinator.http.audit import operator_of

@@ -78,6 +78,9 @@ CALLS: Final[dict[str, Need]] = {
     "GET /v1/history/export": Need(Scope.ALL, Right.READ),
     "GET /v1/events": _LIST,
     "GET /v1/cluster": _KNOWN,
+    "GET /v1/cluster/node": _KNOWN,
+    "POST /v1/cluster/backup": _ADMIN,  # it holds the ids of all sessions, and so the means to act as any of them
+    "POST /v1/cluster/reload": _ADMIN,
     "POST /v1/cluster/step-down": _ADMIN,
     "POST /v1/cluster/replace-node": _ADMIN,
     "GET /v1/openapi.yaml": _KNOWN,
