@@ -90,7 +90,9 @@ class ConfigError(Exception):
         self.line = line
         place = str(file) if line is None else f"{file}:{line}"
         where = f"{place}: {path}: " if path else f"{place}: "
-        super().__init__(where + detail)
+        # A name in the file may hold anything, and this is printed in somebody's terminal.
+        sentence = where + detail
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence))
 
 
 class Secret:
