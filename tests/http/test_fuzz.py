@@ -248,10 +248,11 @@ async def test_any_bytes_on_a_connection(
                 chance.choice(BEGINNINGS) + said + chance.choice([b"", b"\r\n\r\n", b"\r\n\r\n{}"])
             )
             answer = await _say(caller.port, said)
-            answered += answer.startswith(b"HTTP/1.1 ")
+            answered += answer.startswith((b"HTTP/1.0 4", b"HTTP/1.1 "))
+            assert b"HTTP/1.0 5" not in answer, said
             assert b"HTTP/1.1 5" not in answer, said
     assert not [line for line in logs if line["event"] == "request_failed"]
-    assert answered > STREAMS / 10
+    assert answered > STREAMS / 2
     assert (await caller.get("/healthz")).status == 200
 
 
