@@ -104,12 +104,23 @@ def test_what_the_files_comments_suggest_is_valid(write):
 def test_the_certificates_that_the_files_comments_suggest_are_each_nodes_own(write):
     """Relative to the file, with the node's name in them."""
     text = (ROOT / "cluster.yml").read_text()
-    for name in ("raft_tls:", "  ca:", "  certificate:", "  key:"):
-        text = text.replace(f"\n# {name}", f"\n{name}")
+    for section in ("raft_tls", "http_tls", "access"):
+        before, head, rest = text.partition(f"\n# {section}:\n")
+        block, end, after = rest.partition("\n\n")
+        text = (
+            before
+            + head.replace("# ", "")
+            + block.replace("# ", "", 1).replace("\n# ", "\n")
+            + end
+            + after
+        )
     path = write(text)
     loaded = load(path, {})
     assert loaded.raft_tls is not None
     below = path.parent / "tls"
+    assert loaded.http_tls is not None
+    assert loaded.http_tls.of("n2").certificate == below / "n2-http.pem"
+    assert loaded.access is not None
     files = CertificateFiles(below / "ca.pem", below / "n2.pem", below / "n2.key")
     assert loaded.raft_tls.of("n2") == files
     assert load(ROOT / "cluster.yml", {}).raft_tls is None
