@@ -90,8 +90,18 @@ class Field:
     def versions(self) -> dict[str, str]:
         return {name: server.version() for name, server in self.servers.items()}
 
-    async def order(self, name: str, **order: Any) -> dict[str, Any]:
-        """Have the load process of a contender do one thing. Raises RuntimeError if it could not."""
+    async def order(self, name: str, *, again: bool = True, **order: Any) -> dict[str, Any]:
+        """Have the load process of a contender do one thing. `again`: once more if it could not, for on a machine that is busy with
+        other things a lease is lost now and then. Raises RuntimeError."""
+        try:
+            return await self._order(name, order)
+        except RuntimeError as error:
+            if not again:
+                raise
+            say(f"once more, because {error}")
+            return await self._order(name, order)
+
+    async def _order(self, name: str, order: dict[str, Any]) -> dict[str, Any]:
         if name not in self._loaders:
             await self._start_loader(name)
         loader = self._loaders[name]

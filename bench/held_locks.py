@@ -33,7 +33,7 @@ from holdfast_coordinator.local_cluster import LocalCluster
 MEMORY_LOCKS, FEW, MANY = 100_000, 1_000, 1_000_000
 QUICK_LOCKS = 20_000
 SESSIONS = 8
-FILL_WORKERS = 512
+FILL_WORKERS = 256
 TTL_SECONDS = 120.0
 WORKERS = 64
 ROUNDS, SECONDS, WARM_UP_SECONDS = 3, 5.0, 1.0
@@ -65,7 +65,13 @@ async def hold(endpoints: str, prefix: str, locks: int) -> None:
 
         async def fill() -> None:
             for number in numbers:
-                await clients[number % SESSIONS].lock(f"{prefix}/{number:08d}/collect").__aenter__()
+                client, key = clients[number % SESSIONS], f"{prefix}/{number:08d}/collect"
+                while True:
+                    try:
+                        await client.lock(key).__aenter__()
+                        break
+                    except holdfast.UnknownOutcome:  # a busy machine; the client withdraws it
+                        key += "/again"
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(FILL_WORKERS, locks)):

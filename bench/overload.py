@@ -130,6 +130,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         steady = asyncio.ensure_future(
             cluster_field.order(
                 "holdfast",
+                again=False,
                 do="idle",
                 sessions=STEADY,
                 ttl_seconds=STEADY_TTL_SECONDS,
