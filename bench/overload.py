@@ -4,10 +4,11 @@
     python bench/overload.py --quick
 
 Rule: the load is so many callers with a connection each, spread over the nodes, who take and give back locks of their own over
-plain HTTP as fast as they are answered. The peak is measured with BASE of them, the overload with ten times as many. Whoever is
-told `overloaded` asks again after the `retry_after_ms` of the answer, as a client should. Meanwhile STEADY sessions of 10 s are
-renewed by the Python client in a process of its own, and none may be lost. The callers share the machine with the nodes, so what
-they cost is missing from the goodput, too.
+plain HTTP as fast as they are answered. The load that the cluster can take is found first: as many callers as it serves in a
+quarter of a second each. The overload is ten times as many (`--factor`), who would wait for two and a half seconds if all were let
+in. Whoever is told `overloaded` asks again after the `retry_after_ms` of the answer, as a client should. Meanwhile STEADY sessions
+of 10 s are renewed by the Python client in a process of its own, and none may be lost. The callers share the machine with the
+nodes, so what they cost is missing from the goodput, too.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from measuring import Usage, answer, parser, percentile, resident_mib, say
 from peers.processes import free_files
 from raw_http import Connection, Lost, open_many
 
-BASE, FACTOR = 500, 10
+FACTOR = 10
+SERVED_WITHIN_SECONDS = 0.25
+BASE_MIN, BASE_MAX = 50, 2_000
+PROBE_CALLERS, PROBE_SECONDS = 64, 3.0
 STEADY = 100
 STEADY_TTL_SECONDS = 10.0
 SECONDS, QUICK_SECONDS = 12.0, 4.0
@@ -123,6 +127,12 @@ async def window(cluster_field: Field, callers: int, seconds: float) -> dict[str
     }
 
 
+async def _can_take(cluster_field: Field) -> int:
+    """How many callers at a time are each served within SERVED_WITHIN_SECONDS."""
+    probe = await window(cluster_field, PROBE_CALLERS, PROBE_SECONDS)
+    return max(BASE_MIN, min(BASE_MAX, int(probe["per_second"] * SERVED_WITHIN_SECONDS)))
+
+
 async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     seconds = arguments.seconds or (QUICK_SECONDS if arguments.quick else SECONDS)
     free_files()
@@ -134,14 +144,15 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 do="idle",
                 sessions=STEADY,
                 ttl_seconds=STEADY_TTL_SECONDS,
-                seconds=3 * (seconds + WARM_UP_SECONDS) + 5,
+                seconds=3 * (seconds + WARM_UP_SECONDS) + PROBE_SECONDS + 5,
             )
         )
+        base = arguments.base or await _can_take(cluster_field)
         rows = []
         for name, callers in (
-            ("peak", arguments.base),
-            ("overload", arguments.base * FACTOR),
-            ("after", arguments.base),
+            ("peak", base),
+            ("overload", base * arguments.factor),
+            ("after", base),
         ):
             rows.append({"load": name, **await window(cluster_field, callers, seconds)})
             say(
@@ -183,7 +194,8 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--base", type=int, default=BASE, help="callers that give the peak")
+    options.add_argument("--base", type=int, help="callers that it can take (default: found out)")
+    options.add_argument("--factor", type=int, default=FACTOR, help="how many times that")
     options.add_argument("--seconds", type=float, help="of each window")
     arguments = options.parse_args()
     result = uvloop.run(measure(arguments))
