@@ -1,18 +1,25 @@
 """Holdfast through its own Python client: what a user writes, and nothing else. One client, connected to the leader, for all
-workers, as with the other services; for idle sessions one client each, spread over the nodes by themselves."""
+workers, as with the other services.
+
+For idle sessions a client each, which opens its session, renews it and watches its lease by itself, spread over the nodes. Those of
+one process would be one client with one session; here CLIENTS_PER_TRANSPORT of them share the connections of one process.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 
 from measuring import Tape
 
 import holdfast
+from holdfast import client as client_module
+from holdfast.client import AsyncClient, Ports, Settings
+from holdfast.grant import Hooks
 from peers.loops import Pair, loops
 
 OPENED_AT_ONCE = 100
+CLIENTS_PER_TRANSPORT = 1_000
 
 
 async def leader_url(endpoints: str) -> str:
@@ -50,15 +57,15 @@ async def idle(
         if not lost.done():
             lost.set_exception(RuntimeError(f"a session was lost: {grant!r}"))
 
-    async with AsyncExitStack() as stack:
-        clients = [
-            await stack.enter_async_context(
-                holdfast.connect(address, ttl=ttl_seconds, timeout=60, on_lost=on_lost)
-            )
-            for _ in range(sessions)
-        ]
-        for first in range(0, sessions, OPENED_AT_ONCE):
-            some = enumerate(clients[first : first + OPENED_AT_ONCE], first)
-            await asyncio.gather(*(each.acquire_lock(f"idle/{number}") for number, each in some))
-        ready()
-        await lost
+    hooks = Hooks(on_lost=(on_lost,))
+    settings = Settings(tuple(address.split(",")), ttl=ttl_seconds, timeout=60, hooks=hooks)
+    clients: list[AsyncClient] = []
+    for number in range(sessions):
+        if number % CLIENTS_PER_TRANSPORT == 0:
+            transport = client_module._transport(settings, Ports())  # what `connect` makes
+        clients.append(AsyncClient(settings, Ports(transport=transport)))
+    for first in range(0, sessions, OPENED_AT_ONCE):
+        some = enumerate(clients[first : first + OPENED_AT_ONCE], first)
+        await asyncio.gather(*(each.acquire_lock(f"idle/{number}") for number, each in some))
+    ready()
+    await lost  # they are not closed: they end with this process, and then with their cluster
