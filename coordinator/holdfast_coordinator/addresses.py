@@ -80,7 +80,7 @@ def changes(
         if name in connected:
             raise _refused(new, f"{name} is connected at its old address; stop it first")
     return tuple(
-        Moved(name, f"http://{after[name].http}", str(raft), (raft.host, raft.port))
+        Moved(name, new.http_url(after[name]), str(raft), (raft.host, raft.port))
         for name in moved
         for raft in (after[name].raft,)
     )

@@ -10,9 +10,8 @@ import aiohttp
 import click
 
 from holdfast import wire
-from holdfast.cli import exit_codes, replacing, server_extra
+from holdfast.cli import calling, exit_codes, replacing, server_extra
 from holdfast.cli.common import (
-    credentials,
     endpoints_option,
     fail,
     json_option,
@@ -118,10 +117,7 @@ async def _call(endpoints: str, what: str, body: dict[str, Any] | None) -> dict[
     """The answer of the first node that does it. Ends the command with a sentence if none does."""
     sentence, exit_code = "no node of the cluster answered", exit_codes.UNREACHABLE
     timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
-    shown = credentials()
-    headers = {} if shown.token is None else {"Authorization": f"Bearer {shown.token}"}
-    connector = aiohttp.TCPConnector(ssl=True if shown.tls is None else shown.tls)
-    async with aiohttp.ClientSession(timeout=timeout, headers=headers, connector=connector) as http:
+    async with calling.session(timeout) as http:
         for endpoint in filter(None, (part.strip() for part in endpoints.split(","))):
             url = f"{endpoint.rstrip('/')}{wire.API_PREFIX}/cluster/{what}"
             try:

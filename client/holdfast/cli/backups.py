@@ -11,7 +11,7 @@ import aiohttp
 import click
 
 from holdfast import wire
-from holdfast.cli import exit_codes, server_extra
+from holdfast.cli import calling, exit_codes, server_extra
 from holdfast.cli.common import endpoints_option, fail, json_option, print_json, say
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ async def _receive(endpoints: str, out: IO[bytes]) -> None:
     timeout = aiohttp.ClientTimeout(
         total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS
     )
-    async with aiohttp.ClientSession(timeout=timeout) as http:
+    async with calling.session(timeout) as http:
         for endpoint in filter(None, (part.strip() for part in endpoints.split(","))):
             url = f"{endpoint.rstrip('/')}{wire.API_PREFIX}/cluster/backup"
             try:

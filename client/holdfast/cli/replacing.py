@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import aiohttp
 
 from holdfast import wire
+from holdfast.cli import calling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -313,5 +314,5 @@ def _detail(status: int, answer: Mapping[str, Any]) -> str:
 async def run(plan: Plan, wait_seconds: float, say: Callable[[str], None]) -> None:
     """The whole of it, against the cluster that `plan` names. Raises `Unsafe`."""
     timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout) as http:
+    async with calling.session(timeout) as http:
         await replace(plan, HttpWorld(http, plan.places, wait_seconds), say)
