@@ -22,6 +22,7 @@ from holdfast_coordinator.machine import (
     Operation,
     Origin,
     Outcome,
+    Quota,
     Refused,
     Release,
     RenewSession,
@@ -33,6 +34,9 @@ from holdfast_coordinator.machine import (
 
 BASE = 1 << 40
 WALL_MS = 1_700_000_000_000
+LIMITS = Limits(
+    quotas=(Quota(prefix="a", holds=3, waiters=3), Quota(owner="olga", sessions=4, waiters=9))
+)
 TERMS = (
     Terms(),
     Terms("shared"),
@@ -46,7 +50,7 @@ class Cluster:
     """A machine, and the log of one node that feeds it."""
 
     def __init__(self, machine: Machine | None = None) -> None:
-        self.machine = machine or Machine(Limits())
+        self.machine = machine or Machine(LIMITS)
         self.sequence = 0
 
     def do(self, operation: Operation, elapsed_ms: int = 0) -> Outcome:
@@ -74,10 +78,10 @@ class Cluster:
 
 def restored(backup: bytes, *, keep_holds: bool, incarnation: int = 1) -> Cluster:
     """As a node of the new cluster reads it: from the bytes that the restore wrote."""
-    machine = Machine.restore(backup)
+    machine = Machine.restore(backup, LIMITS)
     begin_incarnation(machine, incarnation, keep_holds=keep_holds)
     check_invariants(machine)
-    return Cluster(Machine.restore(machine.snapshot()))
+    return Cluster(Machine.restore(machine.snapshot(), LIMITS))
 
 
 @pytest.fixture
@@ -280,7 +284,7 @@ def test_whatever_the_state_was_its_successor_is_whole_and_goes_on(seed: int) ->
         wait_ms, terms = rng.choice((0, 5_000)), rng.choice(TERMS)
         token = cluster.machine.last_token
         operations: tuple[Operation, ...] = (
-            OpenSession(session, 3_000),
+            OpenSession(session, 3_000, rng.choice((None, "olga"))),
             Acquire(keys, session, wait_ms=wait_ms, request_id=rng.choice((None, 1, "x"))),
             Acquire(keys, f"i{rng.randrange(99)}", ttl_ms=2_000, wait_ms=wait_ms, terms=terms),
             Acquire(keys, session, wait_ms=wait_ms, terms=terms),

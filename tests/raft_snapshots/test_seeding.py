@@ -156,6 +156,40 @@ def test_a_node_that_has_met_all_is_met_by_one_that_has_not_heard_of_it() -> Non
     assert cluster.hosts["n2"].state == cluster.hosts["n1"].state
 
 
+def restored_again(seed: Seed) -> Founding:
+    """n3 loses its disk after the cluster was founded, and is restored alone instead of coming back empty."""
+    cluster = Founding(THREE, seeded())
+    cluster.elect()
+    cluster.crash("n3")
+    cluster.disks["n3"] = MemoryDisk()
+    seed_all(seed, {"n3": place("n3")}, THREE, disk=cluster.disks["n3"])
+    cluster.start("n3")
+    cluster.run_for(1)
+    assert ("n1", "n3") not in cluster._links, "it has forgotten what it acknowledged"
+    return cluster
+
+
+def test_a_node_that_was_restored_again_is_admitted_like_an_empty_one() -> None:
+    cluster = restored_again(SEED)
+    leader = cluster.elect()
+    directory = cluster.books[leader].refused["n3"]
+    assert cluster.kernel(leader).propose_admission("n3", directory)
+    cluster.run_for(1)
+    for other in ("n1", "n2"):
+        cluster._connect(other, "n3")  # it tries again, as the transport does
+    cluster.hosts[leader].queue.append(b"new")
+    cluster.round(leader)
+    cluster.run_for(1)
+    assert [each[2] for each in cluster.hosts["n3"].state] == ["old", "new"]
+
+
+def test_a_node_that_was_restored_again_in_another_way_cannot_be_admitted() -> None:
+    """Its log would fit, and its state would not."""
+    cluster = restored_again(Seed(SEED.cluster, SEED.index, SEED.term, b"[]"))
+    assert OTHER_LIMITS in cluster.verdicts
+    assert cluster.books["n1"].refused == cluster.books["n2"].refused == {}
+
+
 def test_a_directory_of_the_cluster_before_is_refused_whole() -> None:
     """By the name of the cluster it does not even start, and with the new name it would be another directory."""
     disk = MemoryDisk()
