@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Final, Literal
 
+from holdfast.errors import HoldfastError, NotAllowed, Refused
 from holdfast.reports import NodeReport
+from holdfast.wire import Code
 
 Severity = Literal["ok", "warning", "bad"]
 
@@ -46,10 +48,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One look at all nodes. `silent`: address to why there was no answer."""
+    """One look at all nodes. `silent`: address to why there was no report."""
 
     reports: tuple[NodeReport, ...]
-    silent: Mapping[str, str] = field(default_factory=dict)
+    silent: Mapping[str, HoldfastError] = field(default_factory=dict)
 
     @property
     def by_node(self) -> dict[str, NodeReport]:
@@ -76,8 +78,8 @@ def _answers(now: Round) -> list[Finding]:
             "answers",
             "bad",
             (url,),
-            why,
-            "look at the node's log; start it, or repair the way to it",
+            str(why),
+            _about(why),
         )
         for url, why in now.silent.items()
     ]
@@ -85,6 +87,15 @@ def _answers(now: Round) -> list[Finding]:
         advice = "check --endpoints, and whether any node runs"
         return [*found, Finding("answers", "bad", (), "no node answered", advice)]
     return found or [Finding("answers", "ok", _names(now), "every node that was asked answered")]
+
+
+def _about(why: HoldfastError) -> str:
+    """What to do about a node that gave no report: it may be well, and only not tell us."""
+    if isinstance(why, NotAllowed):
+        return "it may be well: ask with a credential that may look at the cluster"
+    if isinstance(why, Refused) and why.code == Code.NOT_FOUND:
+        return "it may be well: its version is older than this question; upgrade it, or look at /v1/cluster"
+    return "look at the node's log; start it, or repair the way to it"
 
 
 def _cluster(now: Round) -> list[Finding]:

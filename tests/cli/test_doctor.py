@@ -96,7 +96,9 @@ def look(at: float = 10.0, *, without: tuple[str, ...] = (), **changed: dict[str
     reports = tuple(
         report(name, at, **changed.get(name, {})) for name in NAMES if name not in without
     )
-    return Round(reports, {f"http://{name}": "connection refused" for name in without})
+    return Round(
+        reports, {f"http://{name}": holdfast.Unreachable("connection refused") for name in without}
+    )
 
 
 def wrong(first: Round, second: Round | None = None) -> list[Finding]:
@@ -271,7 +273,7 @@ class FakeClient:
         now = self.rounds.pop(0) if len(self.rounds) > 1 else self.rounds[0]
         return {
             **{f"http://{each.node}": each for each in now.reports},
-            **{url: holdfast.Unreachable(why) for url, why in now.silent.items()},
+            **now.silent,
         }
 
 
@@ -282,7 +284,7 @@ def invoke(monkeypatch: pytest.MonkeyPatch, rounds: list[Round], *words: str) ->
     return CliRunner().invoke(command, [*words, "--seconds", "0.1"])
 
 
-NOBODY = Round((), {"http://n1": "connection refused"})
+NOBODY = Round((), {"http://n1": holdfast.Unreachable("connection refused")})
 
 
 def test_doctor_tells_what_to_do_and_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,3 +371,23 @@ def test_a_store_has_no_nodes_to_look_at() -> None:
         result = CliRunner().invoke(command, [*words, "--endpoints", "sqlite:///locks.db"])
         assert result.exit_code == 2, result.output
     assert isinstance(command, click.Group)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice", "word"),
+    [
+        (holdfast.Unreachable("refused"), "start it", "unreachable"),
+        (holdfast.NotAllowed("forbidden: no", code="forbidden", status=403), "credential", "forbidden"),
+        (holdfast.Refused("not_found: no such path", code="not_found"), "upgrade it", "not_found"),
+    ],
+)  # fmt: skip
+def test_a_node_that_gives_no_report_is_not_always_one_that_is_gone(
+    error: holdfast.HoldfastError, advice: str, word: str
+) -> None:
+    """What is advised, and what is shown, says which it is."""
+    now = Round(look(without=("n3",)).reports, {"http://n3": error})
+    (found,) = wrong(now)
+    assert (found.check, found.nodes) == ("answers", ("http://n3",))
+    assert advice in found.advice
+    shown: live.Answers = {**{f"http://{r.node}": r for r in now.reports}, "http://n3": error}
+    assert live.line({}, shown).endswith(f"http://n3 {word}")

@@ -86,11 +86,7 @@ def round_of(answers: Mapping[str, holdfast.NodeReport | holdfast.HoldfastError]
     """One look."""
     return Round(
         tuple(each for each in answers.values() if isinstance(each, holdfast.NodeReport)),
-        {
-            url: str(each)
-            for url, each in answers.items()
-            if isinstance(each, holdfast.HoldfastError)
-        },
+        {url: each for url, each in answers.items() if isinstance(each, holdfast.HoldfastError)},
     )
 
 

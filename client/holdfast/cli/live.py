@@ -99,7 +99,7 @@ def summary(before: Answers, now: Answers) -> str:
 def line(before: Answers, now: Answers) -> str:
     """For a log or a pipe."""
     nodes = [f"{each.node} {_state(each)} lag {_lag(each)}" for each in _reports(now)]
-    nodes += [f"{url} unreachable" for url in _silent(now)]
+    nodes += [f"{url} {why_silent(error)}" for url, error in _silent(now).items()]
     return "; ".join([summary(before, now), *nodes])
 
 
@@ -133,7 +133,7 @@ def table(before: Answers, now: Answers) -> Table:
                 Text(url),
             )
         else:
-            drawn.add_row("-", Text("unreachable", style="red"), *("-",) * 6, Text(url))
+            drawn.add_row("-", Text(why_silent(answer), style="red"), *("-",) * 6, Text(url))
     return drawn
 
 
@@ -157,8 +157,13 @@ def _reports(answers: Answers) -> list[holdfast.NodeReport]:
     return [each for each in answers.values() if isinstance(each, holdfast.NodeReport)]
 
 
-def _silent(answers: Answers) -> list[str]:
-    return [url for url, each in answers.items() if isinstance(each, holdfast.HoldfastError)]
+def _silent(answers: Answers) -> dict[str, holdfast.HoldfastError]:
+    return {url: each for url, each in answers.items() if isinstance(each, holdfast.HoldfastError)}
+
+
+def why_silent(error: holdfast.HoldfastError) -> str:
+    """In a word or two: a node that refuses to tell is not one that is gone."""
+    return error.code if isinstance(error, holdfast.Refused) and error.code else "unreachable"
 
 
 def _state(report: holdfast.NodeReport) -> str:
