@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from holdfast_jepsen.checker import ledger as checker
 from holdfast_jepsen.history import History
 from holdfast_jepsen.history.history import Operation
+from holdfast_jepsen.live import ledger as live
 from holdfast_jepsen.sim.rng import Rng
 from holdfast_jepsen.sim.run import Variant, run
+from holdfast_jepsen.workloads import mix as mixes
 from holdfast_jepsen.workloads.ledger import FENCED, UNFENCED, Messages, Write
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STALLS = ("pause-client", "slow-client")
 SECONDS = 5.0
@@ -34,6 +41,7 @@ def test_payments_are_captured_once_through_the_fence() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)  # a bound for a busy machine: on an idle one the first seed shows it
 def test_without_the_fence_a_payment_is_captured_twice() -> None:
     """The control. If no seed shows two workers that capture one payment, under two tokens, then the harness is blind."""
     for seed in range(SEEDS_MAX):
@@ -78,3 +86,35 @@ def test_a_message_that_nobody_settles_comes_again() -> None:
     messages = Messages(("k",), Rng(1, "messages"), visible_again_ns=10)
     first = messages.take(0)
     assert first in [messages.take(11) for _ in range(30)]
+
+
+def test_what_the_ledger_of_a_live_run_decided_is_read_back_in_its_order(tmp_path: Path) -> None:
+    """Two workers share one file: captures in the order of the transactions with whoever had the token, then the floors; and the
+    control takes a payment twice."""
+    mix = mixes.make(FENCED, Rng(1, "mix"))
+    shops = [live.shop_for(mix, tmp_path, 7), live.shop_for(mix, tmp_path, 7)]
+    one, other = (shop.books for shop in shops if shop is not None)
+    assert one.capture("k", "p1", 1) == "ok"
+    assert other.capture("k", "p1", 2) == "duplicate"
+    assert other.raise_floor("k", 2) == "ok"
+    assert one.capture("k", "p2", 1) == "stale"
+    assert other.is_captured("p1")
+    assert one.close() == other.close() == []
+    history = History([granted("a", 1), granted("b", 2)])
+    writes, unbalanced = live.decided(mix, tmp_path, history)
+    assert [(each.process, each.payment, each.fence) for each in writes] == [
+        ("a", "p1", 1),
+        ("b", "", 2),
+    ]
+    assert unbalanced == []
+    assert checker.check(history, writes, ()) == []
+
+    control = mixes.make(UNFENCED, Rng(1, "mix"))
+    apart = tmp_path / "control"
+    apart.mkdir()
+    shop = live.shop_for(control, apart, 7)
+    assert shop is not None
+    for fence in (1, 2):
+        assert shop.books.capture("k", "p1", fence) == "ok"
+    writes, _ = live.decided(control, apart, history)
+    assert "captured 2 times" in checker.check(history, writes, ())[0]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from holdfast_jepsen.sim.rng import Rng
+    from holdfast_jepsen.workloads.ledger import Shop
     from holdfast_jepsen.workloads.mix import Mix
 
 NOT_REACHED = Refused("no_leader", "nobody listens there")
@@ -142,11 +143,11 @@ def read_histories(paths: Iterable[Path]) -> History:
 
 
 class _Servers:
-    """What the simulated client asks of its gateway: how many servers there are."""
+    """What the simulated client asks of its gateway: how many servers there are, and what workers of a ledger share."""
 
-    def __init__(self, urls: list[str]) -> None:
+    def __init__(self, urls: list[str], shop: Shop | None) -> None:
         self.servers = urls
-        self.shop = None
+        self.shop = shop
 
 
 class LiveClient(Client):
@@ -162,11 +163,12 @@ class LiveClient(Client):
         history: KeptHistory,
         mix: Mix,
         rng: Rng,
+        shop: Shop | None = None,
     ) -> None:
         super().__init__(
             name,
             world=cast("Any", world),
-            gateway=cast("Any", _Servers(urls)),
+            gateway=cast("Any", _Servers(urls, shop)),
             history=history,
             mix=mix,
             rng=rng,
@@ -176,6 +178,11 @@ class LiveClient(Client):
         self._urls = urls
         self._http = http
         self._kept = history
+
+    async def ask_elsewhere(self, decide: Callable[[], Any]) -> Any:
+        """As `Client.ask_elsewhere`: what is decided, in a thread, since it waits for a disk."""
+        self._kept.keep(self._world.now)
+        return await asyncio.to_thread(decide)
 
     async def ask(self, operation: Any, timeout_ns: int) -> Any:
         """As `Client.ask`, over HTTP."""

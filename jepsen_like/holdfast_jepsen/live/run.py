@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from holdfast_jepsen.checker import ledger as checker
 from holdfast_jepsen.history import History
-from holdfast_jepsen.live import judge, mutant, namespaces, plan
+from holdfast_jepsen.live import judge, ledger, mutant, namespaces, plan
 from holdfast_jepsen.live.client import KeptHistory, LiveClient, RealWorld, read_histories
 from holdfast_jepsen.live.clients import Clients
 from holdfast_jepsen.live.cluster import LiveCluster
@@ -184,6 +185,8 @@ async def _play(
     mix = mix_of(options.workload, options.seed)
     gathered.story, told = await judge.story_of(cluster, http, mix.keys)
     gathered.failures += told
+    writes, unbalanced = ledger.decided(mix, cluster.directory, history)
+    gathered.failures += [*checker.check(history, writes, ()), *unbalanced]
     say(f"checking {len(history.operations)} operations")
     verdict = await asyncio.to_thread(
         judge.judge,

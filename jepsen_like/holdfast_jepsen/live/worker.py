@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 
 from holdfast_jepsen.live.client import KeptHistory, LiveClient, RealWorld
+from holdfast_jepsen.live.ledger import shop_for
 from holdfast_jepsen.sim.rng import Rng
 from holdfast_jepsen.workloads import mix as workloads
 
@@ -44,7 +45,8 @@ OVERSTAY = 0.03
 def mix_of(workload: str, seed: int) -> workloads.Mix:
     """The same for every process of a run."""
     mix = workloads.make(workload, Rng(seed, "live workload"))
-    return replace(mix, think_ms=PACE_MS, work_ms=PACE_MS, overstay=OVERSTAY)
+    work_ms = mix.work_ms if workload in workloads.LEDGER_KEYS else PACE_MS
+    return replace(mix, think_ms=PACE_MS, work_ms=work_ms, overstay=OVERSTAY)
 
 
 async def work(specification: Specification) -> None:
@@ -52,7 +54,9 @@ async def work(specification: Specification) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     world = RealWorld(specification.began_ns)
-    history = KeptHistory(Path(specification.history))
+    path = Path(specification.history)
+    history = KeptHistory(path)
+    mix = mix_of(specification.workload, specification.seed)
     async with aiohttp.ClientSession() as http:
         client = LiveClient(
             specification.name,
@@ -60,8 +64,9 @@ async def work(specification: Specification) -> None:
             urls=specification.urls,
             http=http,
             history=history,
-            mix=mix_of(specification.workload, specification.seed),
+            mix=mix,
             rng=Rng(specification.seed, specification.name),
+            shop=shop_for(mix, path.parent, specification.seed),
         )
         working = asyncio.ensure_future(workloads.work(client))
         ending = asyncio.ensure_future(ended.wait())

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FENCED, UNFENCED = "ledger", "ledger-without-fence"
 """The workload, and its control."""
 AMOUNT, CURRENCY = 1_200, "EUR"
-OPEN_MAX: Final = 6
+OPEN_MAX: Final = 3
 """Messages that wait at once: few, so that a duplicate is taken while its twin is worked on."""
 TWICE: Final = 0.6
 """How often a message comes twice."""
@@ -64,12 +64,12 @@ class Books(Protocol):
 
 
 class GuardedBooks:
-    """The real ledger, in memory."""
+    """The real ledger, in memory unless another address is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "sqlite://") -> None:
         from holdfast_ledger import Ledger  # SQLAlchemy takes a while, and few runs need it
 
-        self._ledger = Ledger("sqlite://")
+        self._ledger = Ledger(address)
 
     def raise_floor(self, key: str, fence: int) -> Answer:
         from holdfast.fencing import Stale
@@ -166,7 +166,7 @@ class Messages:
             self._waiting.append(entry[1])
         while len(self._waiting) < OPEN_MAX:
             self._sent += 1
-            message = Message(f"p{self._sent}", self._rng.choice(self._keys))
+            message = Message(f"p{self._sent}", self._keys[self._sent % len(self._keys)])
             self._waiting.extend([message] * (2 if self._rng.chance(TWICE) else 1))
         self._waiting.rotate(-self._rng.below(len(self._waiting)))
         message = self._waiting.popleft()
@@ -184,11 +184,9 @@ class Messages:
 class Shop:
     """What the workers of a run share: the messages, the ledger, and the way to it."""
 
-    def __init__(
-        self, name: str, keys: tuple[str, ...], rng: Rng, *, visible_again_ns: int
-    ) -> None:
-        self.books: Books = GuardedBooks() if name == FENCED else UnguardedBooks()
-        self.messages = Messages(keys, rng, visible_again_ns=visible_again_ns)
+    def __init__(self, books: Books, messages: Messages, rng: Rng) -> None:
+        self.books = books
+        self.messages = messages
         self.writes: list[Write] = []
         self.rng = rng
 
@@ -264,4 +262,5 @@ def shop_for(name: str, keys: tuple[str, ...], rng: Rng, *, ttl_ms: int) -> Shop
     """Where the workload `name` is one of a ledger. `ttl_ms`: the shortest lease; a message comes again a little later."""
     if name not in (FENCED, UNFENCED):
         return None
-    return Shop(name, keys, rng, visible_again_ns=2 * ttl_ms * MILLISECOND)
+    books = GuardedBooks() if name == FENCED else UnguardedBooks()
+    return Shop(books, Messages(keys, rng, visible_again_ns=2 * ttl_ms * MILLISECOND), rng)

@@ -30,6 +30,9 @@ NAMES = (
 TIMES = ("ttl_ms", "waits_ms", "retain_ms", "think_ms", "work_ms")
 LEDGER_KEYS = {ledger.FENCED: 3, ledger.UNFENCED: 3}
 """Customers: few, so that workers meet."""
+LEDGER_TTL = dict.fromkeys(LEDGER_KEYS, (400, 1200))
+LEDGER_WORK_MS = (60, 400)
+"""Short leases and a slow provider: a worker that stalls stalls there, and for longer than its lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ def make(name: str, rng: Rng) -> Mix:
         **LEDGER_KEYS,
     }.get(name, 2)
     keys = tuple(f"k{number}" for number in range(count))
-    ttl = {"short-leases": (300, 1200), "queue": (700, 3000)}.get(name, (800, 4000))
+    ttl = {"short-leases": (300, 1200), "queue": (700, 3000), **LEDGER_TTL}.get(name, (800, 4000))
     pace = rng.choice((1, 3, 10))
     waits = {"queue": (300, 1000, 2000), "several-keys": (0, 500, 1500)}.get(name, (0, 0, 0, 500))
     return Mix(
@@ -104,7 +107,7 @@ def make(name: str, rng: Rng) -> Mix:
         limit=rng.choice((1, 2, 3)) if name == "semaphore" else 0,
         complete=0.4 if name == "done" else 0.0,
         think_ms=(5 * pace, 150 * pace),
-        work_ms=(5 * pace, 120 * pace),
+        work_ms=LEDGER_WORK_MS if name in LEDGER_KEYS else (5 * pace, 120 * pace),
         timeout_ns=rng.choice((300, 1000, 2500)) * MILLISECOND,
     )
 
