@@ -35,6 +35,8 @@ docs/testing.md explains what is checked and every file that is written.
 """
 LINE_SECONDS = 2.0
 """Between progress lines where nobody watches."""
+NEVER_FIRED_MIN: Final = 200
+"""Planned so often, a fault must have had an effect; some need a leader, or a snapshot, at that moment."""
 REPORTS_MAX: Final = 20
 """Of one `sim`: a broken build makes every seed invalid, and one page is a few hundred kilobytes."""
 
@@ -105,11 +107,13 @@ def _run(options: argparse.Namespace) -> int:
 
 def _sim(options: argparse.Namespace) -> int:
     began, cpu_began, seen = _now(), time.process_time(), Counter[str]()
-    fired: Counter[str] = Counter()
+    fired, planned, points = Counter[str](), Counter[str](), Counter[str]()
     virtual, worst, last_line = 0.0, 0, 0.0
     for outcome in _outcomes(options):
         seen[outcome.verdict] += 1
         fired += outcome.fired
+        points += outcome.points
+        planned.update(fault.kind for fault in outcome.plan)
         virtual += outcome.virtual_seconds
         worst = _worse(worst, EXIT_CODES[outcome.verdict])
         elapsed = _now() - began
@@ -130,13 +134,27 @@ def _sim(options: argparse.Namespace) -> int:
     rate = f"{virtual / max(elapsed, 1e-9):.0f} virtual hours an hour"
     if options.jobs == 1:
         rate += f", {virtual / (time.process_time() - cpu_began):.0f} an hour of one core"
-    faults = ", ".join(f"{kind} {count}" for kind, count in sorted(fired.items()))
-    print(f"faults that fired: {faults or 'none'}")
+    blind = _coverage(planned, fired, points)
     print(
         f"{sum(seen.values())} seeds, {virtual / 3600:.2f} virtual hours in {elapsed:.0f} s "
         f"({rate}): " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(seen.items()))
     )
-    return worst
+    return _worse(worst, EXIT_CODES["unknown"]) if blind else worst
+
+
+def _coverage(planned: Counter[str], fired: Counter[str], points: Counter[str]) -> bool:
+    """Print what was planned and what had an effect. Whether some kind never had one, though it was planned often enough."""
+    print(f"{'fault':17}{'planned':>8}{'fired':>7}")
+    blind = []
+    for kind in sorted(planned):
+        never = planned[kind] >= NEVER_FIRED_MIN and not fired[kind]
+        blind += [kind] if never else []
+        print(f"{kind:17}{planned[kind]:8}{fired[kind]:7}{'  NEVER' if never else ''}")
+    if points:
+        print("killed " + ", ".join(f"{point} {count}" for point, count in sorted(points.items())))
+    if blind:
+        print(f"unknown: {', '.join(blind)} was planned and never fired, so nothing is known of it")
+    return bool(blind)
 
 
 def _report(seed: int, options: argparse.Namespace) -> None:

@@ -423,6 +423,18 @@ class TestThePeerBook:
         other.met(one.node, told[0], verdicts[0])
         return True
 
+    def test_the_boots_of_an_admitted_directory_come_after_all_earlier_ones(self) -> None:
+        """Callers are told of outcomes by (node, boot, sequence): a new directory must not name one again."""
+        place = Place(1)
+        founder = place.open_book("n1", bootstrap=True)
+        assert [founder.boot(1), founder.boot(2)] == [1, 2]
+        newcomer = Place(2).open_book("n1", bootstrap=False)
+        newcomer.admit("n1", 7, newcomer.directory)
+        assert newcomer.boot(1) > founder.boot(5_000)
+        again = Place(3).open_book("n1", bootstrap=False)
+        again.admit("n1", 9, again.directory)
+        assert again.boot(1) > newcomer.boot(2_000)
+
     def test_a_founder_votes_when_it_has_met_all(self) -> None:
         """Not before: whoever votes must know which directories to refuse."""
         books = self.founders()

@@ -206,7 +206,6 @@ class Engine:
     ) -> None:
         self.config = config
         self.node = config.node
-        self.boot = 0
         self._host = host
         self._clock = clock
         # Election times need no secrecy, only to differ between nodes.
@@ -236,6 +235,12 @@ class Engine:
     def _running(self) -> Kernel | None:
         """The kernel, unless the engine has stopped: then nobody leads as far as it knows."""
         return None if self._task is None or self.failed.done() else self._kernel
+
+    @property
+    def boot(self) -> int:
+        """See `PeerBook.boot`; 0 before the start."""
+        directory, book = self._directory, self._book
+        return 0 if directory is None or book is None else book.boot(directory.boot)
 
     @property
     def is_leader(self) -> bool:
@@ -352,7 +357,6 @@ class Engine:
         self._directory = DataDirectory.open(
             config.data_dir, cluster=config.cluster, node=config.node
         )
-        self.boot = self._directory.boot
         try:
             self._open_kernel()
             await self._open_network()

@@ -45,6 +45,9 @@ PEERS_NAME = "peers"
 FORMAT_VERSION = 1
 ID_BYTES = 16
 DIGEST_BYTES = 16
+BOOTS_PER_ENTRY = 1024
+"""Room for so many starts of a directory for each entry that the log grew by: a node that comes up writes an entry each time, and
+product and sum stay exact in JSON for eight million million entries."""
 
 NEWCOMER, FOUNDER, MEMBER = 0, 1, 2
 """What a node says of itself: nobody has admitted it; the cluster is being founded; it belongs."""
@@ -174,6 +177,16 @@ class PeerBook:
         if known is None or peer in self.retiring:
             return False
         return known.admission <= min(index, commit_index) or known.admission == 0
+
+    def boot(self, opened: int) -> int:
+        """The number of this life of the node among all, whatever directories it had; `opened`: how often this one was opened.
+
+        time 0: n1 answers operation (n1, boot 1, sequence 7). time 1: its disk is lost, and the new one is opened for the first
+        time. time 2: n1 reads the log, and finds the outcome of (1, 7), which must not answer the seventh caller of this life.
+        So an admitted directory counts on from its admission, which lies behind everything that earlier ones said.
+        """
+        own = self.known.get(self.node)
+        return (0 if own is None else own.admission) * BOOTS_PER_ENTRY + opened
 
     def admissions(self) -> list[tuple[str, int, str]]:
         """(node, index, directory) of everybody who was admitted after the founding."""

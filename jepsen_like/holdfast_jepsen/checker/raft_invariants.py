@@ -44,6 +44,10 @@ class _Node:
     acknowledged: tuple[int, int] = (0, 0)
     """(index, term of that entry): said to be on disk in the newest acknowledgement."""
     was_leader_in: int = -1
+    forgot_votes_to: int = -1
+    """Its disk was lost when this was the highest term; it knows of no vote up to there."""
+    replaced: set[str] = field(default_factory=set)
+    """Peers whose disk was lost since it began to lead: it learns of that in its own time (D37)."""
     matches: dict[str, int] = field(default_factory=dict)
     """What it counted its peers to have, when it last led."""
 
@@ -98,7 +102,8 @@ class RaftInvariants:
                 f"{server.name} started in term {kernel.term}, and had spoken in {known.promised_term}"
             )
         vote = self.votes.get((server.name, journal.getCurrentTerm()))
-        if vote is not None and journal.getVotedForNodeId() != vote:
+        is_known = journal.getCurrentTerm() > known.forgot_votes_to
+        if is_known and vote is not None and journal.getVotedForNodeId() != vote:
             self.violated(
                 f"{server.name} voted for {vote} in term {journal.getCurrentTerm()} and, after a "
                 f"start, knows of {journal.getVotedForNodeId()}"
@@ -114,6 +119,13 @@ class RaftInvariants:
                 self.violated(
                     f"{server.name} acknowledged entry {index} of term {term}, has {found}"
                 )
+
+    def forget(self, name: str) -> None:
+        """Its disk was lost, and with it what it had promised; its votes it must not give again all the same."""
+        terms = max(known.term for known in self._nodes.values())
+        self._nodes[name] = _Node(forgot_votes_to=terms)
+        for known in self._nodes.values():
+            known.replaced.add(name)
 
     def end_life(self, server: Server) -> None:
         """Its process dies; what is on its disk is remembered."""
@@ -198,6 +210,7 @@ class RaftInvariants:
             known.was_leader_in = term
             self._on_leader(server.name, term)
             known.matches = {}
+            known.replaced = set()
             self._leader_was_elected(server.name, term)
             self._leader_is_complete(server)
         if leads:
@@ -218,7 +231,7 @@ class RaftInvariants:
         assert kernel is not None
         assert journal is not None
         for peer, index in kernel.match_index.items():
-            if index == known.matches.get(peer, 0):
+            if index == known.matches.get(peer, 0) or peer in known.replaced:
                 continue
             if index < known.matches.get(peer, 0):
                 self.violated(
@@ -330,6 +343,11 @@ class WatchedHost:
         self.on_leader = node.on_leader
 
     def apply(self, index: int, term: int, payload: bytes) -> None:
+        self._server.pass_point("before apply")
+        self._apply(index, term, payload)
+        self._server.pass_point("after apply")
+
+    def _apply(self, index: int, term: int, payload: bytes) -> None:
         if index <= self._expected:
             self._watch.violated(f"{self._server.name} applied entry {index} twice")
         self._expected = index

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from holdfast_jepsen.faults.machines import Machines
 from holdfast_jepsen.sim.network import links
 from holdfast_jepsen.sim.rng import Rng
 from holdfast_jepsen.sim.world import MILLISECOND
@@ -24,10 +25,16 @@ class Nemesis:
 
     def __init__(self, cluster: Cluster, plan: Sequence[Fault]) -> None:
         self.fired: Counter[str] = Counter()
+        self.points: Counter[str] = Counter()
+        """At which of the named points somebody was killed."""
         self.planned = Counter(fault.kind for fault in plan)
         self.is_over = False
+        self._waiting: Counter[str] = Counter()
+        """Faults of messages that have not hit one yet."""
+        self.cluster = cluster
         self._cluster = cluster
-        self._actions: dict[str, Callable[[Fault, Rng], bool]] = {
+        cluster.network.hits = self._hit
+        self._actions: dict[str, Callable[[Fault, Rng], bool | None]] = {
             "kill": lambda f, r: self._kill(self._any(r), f),
             "kill-leader": lambda f, r: self._kill(self._leader(), f),
             "power": lambda f, r: self._power([self._any(r)], f, r),
@@ -48,9 +55,14 @@ class Nemesis:
             "cut-client": self._cut_client,
             "hand-over": self._hand_over,
             "duplicates": self._duplicates,
+            "losses": lambda f, r: self._spoil_traffic("losses", (0.02, 0.3), f, r),
+            "corrupt": lambda f, r: self._spoil_traffic("corruption", (0.002, 0.02), f, r),
+            "lost-chunks": lambda f, r: self._spoil_traffic("lost_chunks", (0.1, 0.5), f, r),
+            "swizzle": self._swizzle,
             "reset": lambda f, r: self._connection(cluster.network.reset, r),
             "supersede": lambda f, r: self._connection(cluster.network.supersede, r),
         }
+        self._actions |= Machines(self).actions
         for fault in plan:
             cluster.world.at(fault.at, self._act, fault)
 
@@ -65,6 +77,30 @@ class Nemesis:
         self._cluster.world.note(f"fault {fault.kind}")
         if self._actions[fault.kind](fault, Rng(fault.draw)):
             self.fired[fault.kind] += 1
+
+    # For `machines`.
+
+    def count(self, kind: str) -> None:
+        """It has had an effect now."""
+        if not self.is_over:
+            self.fired[kind] += 1
+
+    def any_server(self, rng: Rng) -> Server:
+        """One of them."""
+        return rng.choice(self._cluster.servers)
+
+    def later(self, fault: Fault, action: Callable[..., object], *args: object) -> None:
+        """When the fault is over."""
+        self._later(fault, action, *args)
+
+    def after(self, delay: int, action: Callable[..., object], *args: object) -> None:
+        """After so many nanoseconds, unless all is over by then."""
+        self._cluster.world.after(delay, self._unless_over, action, args)
+
+    def _hit(self, kind: str) -> None:
+        """A message was hit. A fault of that kind has fired when it has hit one."""
+        if self._waiting[kind]:
+            self.fired[kind] += self._waiting.pop(kind)
 
     # Processes.
 
@@ -97,7 +133,7 @@ class Nemesis:
 
     def _crash_at_step(self, fault: Fault, rng: Rng) -> bool:
         server = self._any(rng)
-        if server.actor is None or server.disk.before is not None:
+        if server.actor is None or server.has_step_fault:
             return False
         server.crash_at_step(1 + rng.below(8), loses_power=rng.chance(0.6))
         self._later(fault, server.start)
@@ -197,13 +233,28 @@ class Nemesis:
                 self._later(fault, network.delay, *link, 0)
         return True
 
-    def _duplicates(self, fault: Fault, rng: Rng) -> bool:
-        self._cluster.network.duplicates = rng.choice((0.02, 0.3))
-        self._later(fault, self._no_duplicates)
-        return True
+    def _duplicates(self, fault: Fault, rng: Rng) -> bool | None:
+        return self._spoil_traffic("duplicates", (0.02, 0.3), fault, rng)
 
-    def _no_duplicates(self) -> None:
-        self._cluster.network.duplicates = 0.0
+    def _spoil_traffic(
+        self, what: str, parts: tuple[float, float], fault: Fault, rng: Rng
+    ) -> bool | None:
+        """This part of the messages. Counted when it hits the first one."""
+        self._waiting[fault.kind] += 1
+        setattr(self._cluster.network, what, rng.choice(parts))
+        self._later(fault, setattr, self._cluster.network, what, 0.0)
+        return None
+
+    def _swizzle(self, fault: Fault, rng: Rng) -> bool:
+        """One node's links stop one by one, and come back in another order."""
+        name = self._any(rng).name
+        pairs = [pair for pair in links(self._cluster.names) if name in pair]
+        network, step = self._cluster.network, fault.duration // len(pairs)
+        for place, link in enumerate(rng.sample(pairs, len(pairs))):
+            self.after(place * step, network.block, *link)
+        for place, link in enumerate(rng.sample(pairs, len(pairs))):
+            self.after(fault.duration + place * step, network.unblock, *link)
+        return True
 
     def _connection(self, action: Callable[[str, str], None], rng: Rng) -> bool:
         action(*rng.choice(links(self._cluster.names)))

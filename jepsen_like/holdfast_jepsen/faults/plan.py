@@ -19,6 +19,9 @@ KINDS = (
     "ring", "slow-links", "slow-client", "cut-client", "reset", "supersede",
     "duplicates",
     "hand-over",
+    "kill-at-point", "rolling-restart", "suspend", "swizzle", "losses", "corrupt", "lost-chunks",
+    "disk-full", "write-error", "sync-error", "slow-disk", "wipe", "bit-flip", "truncate",
+    "skew", "strobe", "skew-client", "strobe-client", "wall-jump",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from holdfast_coordinator.raft.journal import Journal
 from holdfast_coordinator.raft.kernel import Kernel
 from holdfast_coordinator.raft.memory_disk import MemoryFile
 from holdfast_coordinator.raft.messages import Ack
+from holdfast_coordinator.raft.peers import PeerBook
 from holdfast_jepsen.sim.run import Variant
 from holdfast_jepsen.workloads.client import Client
 
@@ -219,6 +220,8 @@ MUTANTS = (
     Mutant("repeats-origins", "G6", "what a node sends twice is done twice",
            _patch(origins.OriginBook, "admit", lambda book, origin: True,
                   kinds=DEPOSED, workload="implicit")),
+    Mutant("boots-again", "G6", "a node on a replaced disk counts its boots from 1 again",
+           _patch(PeerBook, "boot", lambda book, opened: opened, kinds=("truncate", "kill-leader"))),
     Mutant("deadline-from-receipt", "G3", "a client's lease counts from the answer",
            _client(DeadlineFromReceipt, kinds=STALLS)),
     Mutant("hopeful-renewals", "G3", "a client trusts a renewal nobody answered",

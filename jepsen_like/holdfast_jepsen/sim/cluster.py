@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from holdfast_coordinator.raft.peers import ACCEPTED
 from holdfast_jepsen.checker.raft_invariants import RaftInvariants
 from holdfast_jepsen.history import History
 from holdfast_jepsen.sim.network import Network
 from holdfast_jepsen.sim.rng import Rng
 from holdfast_jepsen.sim.server import Server
+from holdfast_jepsen.sim.world import SECOND
 from holdfast_jepsen.workloads import ledger
 from holdfast_jepsen.workloads import mix as workloads
 from holdfast_jepsen.workloads.client import Client, Gateway
@@ -65,6 +67,7 @@ class Cluster:
         for server in self.servers:
             self.watch.servers[server.name] = server
             self.network.add(server)
+        self.network.introduce = self._introduce
         self.gateway = Gateway(world, self.network, self.servers, Rng(seed, "gateway"))
         self.gateway.shop = ledger.shop_for(
             mix.name, mix.keys, Rng(seed, "shop"), ttl_ms=mix.ttl_ms[0]
@@ -79,12 +82,55 @@ class Cluster:
         self._seed = seed
         self._client_rates = Rng(seed, "client rates")
         self._clients_made = 0
+        self._is_operated = False
 
     @property
     def leader(self) -> Server | None:
         """Whoever believes to lead in the highest term."""
         leaders = [each for each in self.servers if each.engine and each.engine.is_leader]
         return max(leaders, key=lambda each: each.engine.term, default=None)  # type: ignore[union-attr]
+
+    def _introduce(self, one: str, other: str) -> bool:
+        """What two nodes tell each other in the handshake, and whether both accept it (D37)."""
+        by_name = self.watch.servers
+        books = [engine.book for engine in (by_name[one].engine, by_name[other].engine) if engine]
+        if len(books) < 2 or books[0] is None or books[1] is None:
+            return False
+        first, second = books[0], books[1]
+        theirs, ours = second.introduce(), first.introduce()
+        by_first, by_second = first.judge(other, theirs), second.judge(one, ours)
+        if by_first.code != ACCEPTED or by_second.code != ACCEPTED:
+            return False
+        return by_name[one].survives(first.met, other, theirs, by_second) and by_name[
+            other
+        ].survives(second.met, one, ours, by_first)
+
+    # An operator.
+
+    def replace_disk(self, server: Server) -> None:
+        """A machine that is down gets an empty disk; as long as it is refused, an operator has it admitted."""
+        server.lose_disk()
+        if not self._is_operated:
+            self._is_operated = True
+            self._operate()
+
+    def replace_if_refused(self, server: Server) -> None:
+        """It would not start on its damaged files."""
+        if server.failure is not None and server.is_damaged:
+            self.replace_disk(server)
+            server.start()
+
+    def _operate(self) -> None:
+        """`holdfast replace-node`, for whoever is refused."""
+        leader = self.leader
+        if leader is not None and leader.actor is not None and leader.engine is not None:
+            engine = leader.engine
+            refused = {} if engine.book is None else engine.book.refused
+            for name, directory in sorted(refused.items()):
+                if engine.kernel is not None:
+                    engine.kernel.propose_admission(name, directory)
+                    engine.wake()
+        self.world.after(SECOND * self.world.pace, self._operate)
 
     @property
     def done(self) -> int:
@@ -129,5 +175,8 @@ class Cluster:
         self.gateway.cut.clear()
         self.gateway.slow.clear()
         for server in self.servers:
-            server.disk.before = None
+            server.lift_disk_errors()
+            server.trap = None
+            server.sync_slowdown = 1
+            self.replace_if_refused(server)
             server.start()

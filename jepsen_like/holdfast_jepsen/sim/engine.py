@@ -18,6 +18,7 @@ from holdfast_coordinator.raft.compaction import CompactionConfig, Compactor
 from holdfast_coordinator.raft.datadir import DataDirectory
 from holdfast_coordinator.raft.errors import EngineFailure
 from holdfast_coordinator.raft.kernel import Kernel, KernelConfig
+from holdfast_coordinator.raft.peers import PeerBook
 from holdfast_coordinator.raft.ports import StorageStatus
 from holdfast_coordinator.raft.snapshots import SnapshotInfo, SnapshotStore
 from holdfast_jepsen.sim.watched_journal import WatchedJournal
@@ -54,11 +55,12 @@ class SimEngine:
 
     def __init__(self, server: Server, host: Host) -> None:
         self.server = server
-        self.boot = 0
+        self._opened = 0
         self.kernel: Kernel | None = None
         self.journal: WatchedJournal | None = None
         self.store: SnapshotStore | None = None
         self.failure: EngineFailure | None = None
+        self.book: PeerBook | None = None
         self.epochs: dict[str, int] = {}
         self._host = host
         self._compactor: Compactor | None = None
@@ -70,6 +72,10 @@ class SimEngine:
         self._housekeeping_at = 0.0
 
     # What the node sees.
+
+    @property
+    def boot(self) -> int:
+        return 0 if self.book is None else self.book.boot(self._opened)
 
     @property
     def is_leader(self) -> bool:
@@ -123,12 +129,18 @@ class SimEngine:
             disk=server.disk,
             new_id=server.new_id,
         )
-        self.boot = directory.boot
+        self._opened = directory.boot
+        self.book = PeerBook.open(
+            directory.files,
+            node=server.name,
+            directory=directory.id,
+            members=(server.name, *server.peers),
+            bootstrap=not server.is_newcomer,
+        )
         settings = server.settings
         self.journal = WatchedJournal(
             directory,
-            node=server.name,
-            watch=server.watch,
+            server=server,
             segment_bytes=SEGMENT_BYTES,
             reserve_bytes=RESERVE_BYTES,
             clock=lambda: 0.0,
@@ -147,6 +159,7 @@ class SimEngine:
             clock=server.clock_seconds,
             rng=cast("Any", server.rng),  # the kernel draws `random()` and nothing else
             snapshots=self.store,
+            book=self.book,
         )
         self._syncs = self.journal.sync_count
         if settings.compact_after:
@@ -162,7 +175,7 @@ class SimEngine:
                 kernel=self.kernel,
                 journal=self.journal,
                 clock=server.clock_seconds,
-                fail=self._fail,
+                fail=self.fail,
             )
         self.wake()
 
@@ -206,7 +219,7 @@ class SimEngine:
             for message in content:
                 needs_tick |= self.kernel.receive(peer, message)
         except (EngineFailure, OSError) as error:
-            self._fail(error)
+            self.fail(error)
             return
         self.server.watch.after_event(self.server)
         if needs_tick:
@@ -218,7 +231,7 @@ class SimEngine:
         try:
             call(*args)
         except (EngineFailure, OSError) as error:
-            self._fail(error)
+            self.fail(error)
 
     def _round(self) -> None:
         self._is_scheduled = False
@@ -229,11 +242,12 @@ class SimEngine:
             kernel.tick()
             kernel.release(self._deliver)
         except (EngineFailure, OSError) as error:
-            self._fail(error)
+            self.fail(error)
             return
         if self._has_failed():
             return
         self._pay_for_syncs()
+        self._disconnect_the_replaced()
         self._keep_house()
         self.server.watch.after_event(self.server)
         self._plan()
@@ -244,13 +258,19 @@ class SimEngine:
     def _deliver(self, peer: str, messages: Sequence[Message]) -> None:
         server = self.server
         if peer in self.epochs:
+            server.pass_point("before send")
             server.watch.on_send(server, peer, messages)
             server.network.send(server.name, peer, "raft", list(messages), after=self._sync_cost())
+            server.pass_point("after send")
 
     def _sync_cost(self) -> int:
         """How long the syncs of this round take; what leaves after them leaves so much later."""
         assert self.journal is not None
-        return (self.journal.sync_count - self._syncs) * self.server.settings.sync_ns
+        return (
+            (self.journal.sync_count - self._syncs)
+            * self.server.settings.sync_ns
+            * self.server.sync_slowdown
+        )
 
     def _pay_for_syncs(self) -> None:
         cost = self._sync_cost()
@@ -258,6 +278,12 @@ class SimEngine:
         self._syncs = self.journal.sync_count
         if cost and self.server.actor is not None:
             self.server.actor.pause(cost)
+
+    def _disconnect_the_replaced(self) -> None:
+        assert self.kernel is not None
+        for peer in sorted(self.kernel.to_disconnect):
+            self.server.network.reset(self.server.name, peer)
+        self.kernel.to_disconnect.clear()
 
     def _keep_house(self) -> None:
         now = self.server.clock_seconds()
@@ -292,7 +318,7 @@ class SimEngine:
         elif self._due < NEVER:
             self._timer = world.at(self._due, self._on_timer, actor=self.server.actor)
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         if self.failure is None:
             failure = error if isinstance(error, EngineFailure) else EngineFailure(repr(error))
             self.failure = failure

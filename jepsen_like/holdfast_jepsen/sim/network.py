@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from holdfast_coordinator.raft.messages import SnapshotChunk
 from holdfast_jepsen.sim.world import MILLISECOND, SECOND, Actor, World
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 SILENCE = 3 * SECOND
 """As in the transport: a peer that sends nothing for so long is taken for gone."""
+RETRANSMISSION = 200 * MILLISECOND
+"""After which TCP repeats what was not acknowledged."""
 REDIAL = (50 * MILLISECOND, 250 * MILLISECOND)
 
 
@@ -61,6 +64,16 @@ class Network:
         self._blocked: set[tuple[str, str]] = set()
         self._delays: dict[tuple[str, str], int] = {}
         self._epoch = 0
+        self.introduce: Callable[[str, str], bool] = lambda one, other: True
+        """Whether two machines that meet accept each other; whoever builds the cluster knows how they do."""
+        self.losses = 0.0
+        """Part of what is sent that is lost and comes later, in its place: TCP repeats it."""
+        self.corruption = 0.0
+        """Part of what is sent that arrives damaged: its checksum is wrong, and the connection ends."""
+        self.lost_chunks = 0.0
+        """Part of the pieces of snapshots that never arrive."""
+        self.hits: Callable[[str], None] = lambda kind: None
+        """Told of each message that one of these has hit."""
         self._silence = SILENCE * world.pace
 
     def add(self, end: Endpoint) -> None:
@@ -95,7 +108,7 @@ class Network:
         for sender, receiver in sorted(self._blocked):
             self.unblock(sender, receiver)
         self._delays.clear()
-        self.duplicates = 0.0
+        self.duplicates = self.losses = self.corruption = self.lost_chunks = 0.0
 
     def is_blocked(self, sender: str, receiver: str) -> bool:
         """Whether this direction is."""
@@ -117,7 +130,8 @@ class Network:
     def supersede(self, one: str, other: str) -> None:
         """A new connection replaces one that its ends still think to be alive."""
         pair = _pair(one, other)
-        if self._connections.pop(pair, None) is not None:
+        if pair in self._connections and self.introduce(*pair):
+            del self._connections[pair]
             self._connect(pair)
 
     def machine_gone(self, name: str, *, silently: bool) -> None:
@@ -151,6 +165,12 @@ class Network:
         connection = self._connections.get(_pair(sender, receiver))
         if connection is None:
             return False
+        if self.corruption and self._rng.chance(self.corruption):
+            self.hits("corrupt")
+            self.reset(sender, receiver)
+            return True
+        if self.lost_chunks and kind == "raft":
+            content = self._without_chunks(content)
         if kind == "raft" and self._carry is not None:
             content = [self._carry(message) for message in content]
         if (sender, receiver) in self._blocked:
@@ -166,6 +186,12 @@ class Network:
 
     # Leaves.
 
+    def _without_chunks(self, content: list[Any]) -> list[Any]:
+        left = [m for m in content if not (_is_chunk(m) and self._rng.chance(self.lost_chunks))]
+        if len(left) < len(content):
+            self.hits("lost-chunks")
+        return left
+
     def _deliver_later(
         self,
         connection: _Connection,
@@ -177,12 +203,16 @@ class Network:
     ) -> None:
         delay = self._delays.get((sender, receiver), 0)
         at = self.world.now + after + self.one_way() + (self._rng.below(delay) if delay else 0)
+        while self.losses and self._rng.chance(self.losses):
+            self.hits("losses")
+            at += RETRANSMISSION * self.world.pace
         at = max(at, connection.arrivals.get(receiver, 0))
         connection.arrivals[receiver] = at
         end = self._ends[receiver]
         deliver = end.on_delivery, sender, connection.epoch, kind, content
         self.world.at(at, *deliver, actor=end.actor)
         if self.duplicates and kind == "raft" and self._rng.chance(self.duplicates):
+            self.hits("duplicates")
             self.world.at(at + self.one_way(), *deliver, actor=end.actor)
 
     def _tell_disconnected(self, name: str, pair: tuple[str, str], epoch: int) -> None:
@@ -216,7 +246,8 @@ class Network:
             return
         ends = [self._ends[name].actor for name in pair]
         is_open = not (pair in self._blocked or (pair[1], pair[0]) in self._blocked)
-        if is_open and all(actor is not None and not actor.is_paused for actor in ends):
+        is_up = all(actor is not None and not actor.is_paused for actor in ends)
+        if is_open and is_up and self.introduce(*pair):
             self._connect(pair)
         else:
             self._redial(pair)
@@ -231,6 +262,10 @@ class Network:
             end = self._ends[name]
             connection.arrivals[name] = at
             self.world.at(at, end.on_connected, other, self._epoch, actor=end.actor)
+
+
+def _is_chunk(message: Any) -> bool:
+    return isinstance(message, SnapshotChunk)
 
 
 def _pair(one: str, other: str) -> tuple[str, str]:

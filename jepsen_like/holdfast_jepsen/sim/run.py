@@ -11,7 +11,7 @@ import contextlib
 import gc
 import logging
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -46,7 +46,10 @@ SETTLE = 3 * SECOND
 LAST_WORD = 12 * SECOND
 ENTRY_BYTES_MAX = 512 * 1024
 ANSWERED_MIN = 1
-"""Definite answers before, during and after the faults; fewer, and the run says nothing."""
+"""Definite answers before the faults, and in the last word; fewer, and the run says nothing."""
+DURING_MIN = 2
+AFTER_MIN = 1
+"""As few: a queue of five slow clients answers some thirty times in a whole run, and most of its faults stop it."""
 
 
 @dataclass(slots=True)
@@ -65,6 +68,8 @@ class Variant:
     """Only these faults, one soon after the other; none: as the seed says."""
     only: tuple[int, ...] | None = None
     """Of the plan only the faults with these numbers; None: all of it."""
+    plan: tuple[plans.Fault, ...] | None = None
+    """These faults, at times of pace 1; None: drawn from the seed."""
     around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
 
@@ -82,6 +87,9 @@ class Outcome:
     events: int
     answered: int
     fired: Counter[str]
+    """Faults that had an effect, by kind."""
+    points: Counter[str]
+    """Named points at which a process was killed."""
     plan: list[plans.Fault]
     trace_hash: str
     history: History
@@ -155,6 +163,8 @@ def _run_at(seed: int, variant: Variant, world: World, faults: int) -> Outcome:
     plan = plans.draw(
         Rng(seed, "faults"), begin=quiet, end=quiet + faults, kinds=variant.kinds, pace=pace
     )
+    if variant.plan is not None:
+        plan = [replace(f, at=f.at * pace, duration=f.duration * pace) for f in variant.plan]
     if variant.only is not None:
         plan = [plan[number] for number in variant.only if number < len(plan)]
     nemesis = Nemesis(cluster, plan)
@@ -167,6 +177,7 @@ def _run_at(seed: int, variant: Variant, world: World, faults: int) -> Outcome:
             phases.append(cluster.done)
         nemesis.heal()
         world.run(world.now + SETTLE * pace)
+        phases.append(cluster.done)
         last = _LastWord(cluster)
         end = world.now + LAST_WORD * pace
         while not last.is_spoken and world.now < end and not cluster.watch.violations:
@@ -211,11 +222,8 @@ def _judge(
         )
     if phases[0] < ANSWERED_MIN:
         doubts.append(f"only {phases[0]} answers before the first fault")
-    if len(phases) > 2:
-        for name, before, after in (("during", 0, 1), ("after", 1, 2)):
-            answers = phases[after] - phases[before]
-            if answers < ANSWERED_MIN:
-                doubts.append(f"only {answers} answers {name} the faults")
+    if len(phases) > 3:
+        doubts += _slow_phases(phases)
     if plan and not nemesis.fired:
         doubts.append("no fault fired")
     return Outcome(
@@ -228,12 +236,26 @@ def _judge(
         events=world.events,
         answered=phases[-1],
         fired=nemesis.fired,
+        points=nemesis.points,
         plan=plan,
         trace_hash=world.trace_hash,
         history=history,
         culprits=tuple(culprits),
         trace=world.trace,
     )
+
+
+def _slow_phases(phases: list[int]) -> list[str]:
+    """Answers during and after the faults, as a part of what there was before them: below a floor, the run proves little."""
+    doubts = []
+    for name, answers, floor in (
+        ("during", phases[1] - phases[0], DURING_MIN),
+        ("after", phases[2] - phases[1], AFTER_MIN),
+        ("in the last word", phases[3] - phases[2], ANSWERED_MIN),
+    ):
+        if answers < floor:
+            doubts.append(f"only {answers} answers {name} (the faults)")
+    return doubts
 
 
 class _LastWord:

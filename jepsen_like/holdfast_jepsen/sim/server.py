@@ -14,21 +14,27 @@ from holdfast_coordinator.machine import Limits
 from holdfast_coordinator.node import Node
 from holdfast_coordinator.raft.errors import EngineFailure
 from holdfast_coordinator.raft.kernel import Kernel
-from holdfast_coordinator.raft.memory_disk import Effect, MemoryDisk, Step, Write
+from holdfast_coordinator.raft.memory_disk import MemoryDisk, Step
+from holdfast_coordinator.raft.snapshots import PREFIX as SNAPSHOT_PREFIX
+from holdfast_jepsen.sim import disks
 from holdfast_jepsen.sim.engine import SimEngine
-from holdfast_jepsen.sim.world import SECOND, Actor, Crashed, World
+from holdfast_jepsen.sim.world import MILLISECOND, SECOND, Actor, Crashed, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from holdfast_coordinator.machine.operations import Operation
     from holdfast_jepsen.checker.raft_invariants import RaftInvariants
+    from holdfast_jepsen.sim.disks import DiskError
     from holdfast_jepsen.sim.network import Network
+    from holdfast_jepsen.sim.points import Trap
     from holdfast_jepsen.sim.rng import Rng
 
 
 HEARTBEAT_SECONDS = 0.1
 ELECTION_SECONDS = (0.4, 0.8)
+WALL_MS = 1_800_000_000_000
+"""Unix time at the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +96,40 @@ class Server:
         self.crash_loses_power = False
         self.calls: dict[int, tuple[asyncio.Task[Any], Callable[[Any], None]]] = {}
         """Requests of clients that are being worked on: the task, and how to hang up on the client."""
-        self._booted_at = world.now
+        self.trap: Trap | None = None
+        self.has_disk_error = False
+        """A call of this life was answered with an error."""
+        self.is_damaged = False
+        """Its files are not as it left them; it may refuse to start."""
+        self.is_newcomer = False
+        """It has to be admitted by the others."""
+        self.refusals = 0
+        """How often it refused its damaged files."""
+        self.wall_offset_ms = 0
+        self.sync_slowdown = 1
+        self._renamed_snapshot = False
+        self._step_faults: list[Callable[[Step], None]] = []
+        self._disk_errors: list[DiskError] = []
+        self._clock_from = world.now
         self._read_at, self._reading = -1, 0.0
-        self._boot_offset = rng.between(10, 100_000) * SECOND
+        self._clock_base = rng.between(10, 100_000) * SECOND
 
     # Its clock.
 
     def clock_ns(self) -> int:
         """CLOCK_BOOTTIME of this machine."""
-        return self._boot_offset + int((self.world.now - self._booted_at) * self.rate)
+        return self._clock_base + int((self.world.now - self._clock_from) * self.rate)
+
+    def set_rate(self, rate: float) -> None:
+        """How fast its clock runs from now on."""
+        self._clock_base, self._clock_from, self._read_at = self.clock_ns(), self.world.now, -1
+        self.rate = rate
+        if self.actor is not None:
+            self.actor.set_rate(rate)
+
+    def wall_ms(self) -> int:
+        """What it shows people. It may be anything, and nothing may depend on it."""
+        return WALL_MS + self.world.now // MILLISECOND + self.wall_offset_ms
 
     def clock_seconds(self) -> float:
         """The same, as the kernel asks for it: dozens of times in one instant."""
@@ -118,6 +149,7 @@ class Server:
         if self.actor is not None or self.failure is not None:
             return
         self.lives += 1
+        self.disk.before = self._before_step
         world = self.world
         actor = Actor(world, self.name, clock=self.clock_ns, rate=self.rate)
         actor.on_crash = self._on_crash
@@ -134,6 +166,7 @@ class Server:
             self.name,
             engine_for,  # type: ignore[arg-type]
             clock_ns=self.clock_ns,
+            wall_ms=self.wall_ms,
             limits=self.settings.limits,
             cluster="simulated",
             members={},
@@ -156,20 +189,10 @@ class Server:
     def lose_power(self, rng: Rng) -> None:
         """Any subset of what was not synced is lost, and the clock starts again."""
         if self._die("loses power"):
-            survivors: list[Effect] = []
-            keep = rng.choice((0.0, 0.5, 0.9))
-            for effect in self.disk.unsynced:
-                if not rng.chance(keep):
-                    continue
-                if isinstance(effect, Write) and rng.chance(0.2) and len(effect.data) > 1:
-                    cut = 1 + rng.below(len(effect.data) - 1)
-                    survivors.append(Write(effect.inode, effect.offset, effect.data[:cut]))
-                else:
-                    survivors.append(effect)
-            self.disk = self.disk.after_power_cut(survivors)
+            self.disk = self.disk.after_power_cut(disks.survivors(self.disk.unsynced, rng))
             self.network.machine_gone(self.name, silently=True)
-            self._booted_at, self._read_at = self.world.now, -1
-            self._boot_offset = rng.between(1, 30) * SECOND
+            self._clock_from, self._read_at = self.world.now, -1
+            self._clock_base = rng.between(1, 30) * SECOND
 
     def crash_at_step(self, count: int, *, loses_power: bool) -> None:
         """It dies ahead of its `count`-th step on the disk from now."""
@@ -181,11 +204,80 @@ class Server:
             left -= 1
             if left <= 0:
                 self.world.note(f"{self.name} crashes before {step.call} {step.name}")
-                if self.actor is not None:
-                    self.actor.has_crashed = True
-                raise Crashed
+                self._crash()
 
-        self.disk.before = before
+        self._step_faults.append(before)
+
+    def set_trap(self, trap: Trap) -> None:
+        """It dies at a named point."""
+        self.trap = trap
+
+    def set_disk_error(self, error: DiskError) -> None:
+        """Its disk fails from now on."""
+        self._disk_errors.append(error)
+
+    def lift_disk_errors(self) -> None:
+        """Space was made; the disk is mended."""
+        self._disk_errors.clear()
+
+    @property
+    def has_step_fault(self) -> bool:
+        """Whether something is to happen at one of its next steps on the disk already."""
+        return bool(self._step_faults or self._disk_errors)
+
+    def pass_point(self, point: str) -> None:
+        """It comes past one of the named points. Raises Crashed if it is to die there."""
+        trap = self.trap
+        if trap is not None and self.actor is not None and trap.is_sprung(point):
+            self.trap = None
+            self.crash_loses_power = trap.loses_power
+            self.world.note(f"{self.name} crashes {point}")
+            self._crash()
+
+    def survives(self, call: Callable[..., object], *args: Any) -> bool:
+        """Do this in its name, outside of its own turns; False if it died of it, or stopped itself."""
+        try:
+            call(*args)
+        except Crashed:
+            self._on_crash()
+            return False
+        except (EngineFailure, OSError) as error:
+            if self.engine is not None:
+                self.engine.fail(error)
+            return False
+        return True
+
+    def _crash(self) -> None:
+        if self.actor is not None:
+            self.actor.has_crashed = True
+        raise Crashed
+
+    def _before_step(self, step: Step) -> None:
+        if self.trap is not None:
+            if self._renamed_snapshot:
+                self._renamed_snapshot = False
+                self.pass_point("after snapshot rename")
+            if step.call == "rename" and step.name.startswith(SNAPSHOT_PREFIX):
+                self._renamed_snapshot = True
+                self.pass_point("before snapshot rename")
+        for fault in self._step_faults:
+            fault(step)
+        for error in self._disk_errors:
+            try:
+                error.before(step)
+            except OSError:
+                self.has_disk_error = True
+                self.world.note(f"{self.name} disk error in {step.call} {step.name}")
+                raise
+
+    def lose_disk(self) -> None:
+        """Its disk is replaced by an empty one. Only of a machine that is not running."""
+        self.disk = MemoryDisk()
+        self.is_newcomer = True
+        self.is_damaged = False
+        self.failure = None
+        self.world.note(f"{self.name} has an empty disk")
+        self.watch.forget(self.name)
 
     def pause(self, duration: int) -> None:
         """SIGSTOP, or a virtual machine that is moved."""
@@ -200,13 +292,22 @@ class Server:
             self.engine.wake()
 
     def on_failure(self, failure: EngineFailure) -> None:
-        """The product stopped itself. Only damaged disks are a reason, and none is damaged here."""
-        self.failure = failure
+        """The product stopped itself. Only a disk that failed, or was damaged, is a reason."""
         self.world.note(f"{self.name} fails: {failure}")
-        self.watch.violated(f"{self.name} stopped itself: {failure}")
+        if self.is_damaged:
+            self.failure = failure
+            self.refusals += 1
+        elif not self.has_disk_error:
+            self.failure = failure
+            self.watch.violated(f"{self.name} stopped itself: {failure}")
+        self.world.at(self.world.now, self._exit, self.lives)
+
+    def _exit(self, life: int) -> None:
+        if life == self.lives and self._die("ends"):
+            self.disk = self.disk.after_kill()
+            self.network.machine_gone(self.name, silently=False)
 
     def _on_crash(self) -> None:
-        self.disk.before = None
         if self.crash_loses_power:
             self.lose_power(self.rng)
         else:
@@ -217,6 +318,9 @@ class Server:
             return False
         self.world.note(f"{self.name} {how}")
         self.disk.before = None
+        self.trap = None
+        self.has_disk_error = self._renamed_snapshot = False
+        self._step_faults.clear()
         self.watch.end_life(self)
         self.actor.kill()
         calls, self.calls = self.calls, {}
@@ -256,7 +360,9 @@ class Server:
     def _answered(self, call: int, task: asyncio.Task[Any]) -> None:
         entry = self.calls.pop(call, None)
         if entry is not None and not task.cancelled():
+            self.pass_point("before answer")
             entry[1](task.result())
+            self.pass_point("after answer")
 
     def hang_up(self, call: int) -> None:
         """The client has closed its connection."""

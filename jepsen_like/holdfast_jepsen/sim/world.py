@@ -167,6 +167,10 @@ class Actor(_EventLoop):
 
     # Faults.
 
+    def set_rate(self, rate: float) -> None:
+        """How fast its clock runs from now on."""
+        self._rate = rate
+
     def pause(self, duration: int) -> None:
         """It does nothing for so long; what is due meanwhile happens afterwards, in order."""
         until = self.world.now + duration

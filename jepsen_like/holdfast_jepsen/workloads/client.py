@@ -156,7 +156,7 @@ class Client:
         self.rate = rate
         self._world = world
         self._gateway = gateway
-        self._started_at = world.now
+        self._clock_base, self._clock_from = 0, world.now
         self._server = rng.below(len(gateway.servers))
         self._beliefs: list[Belief] = []
         self.done = 0
@@ -165,7 +165,17 @@ class Client:
 
     def clock_ns(self) -> int:
         """Its own clock."""
-        return int((self._world.now - self._started_at) * self.rate)
+        return self._clock_base + int((self._world.now - self._clock_from) * self.rate)
+
+    def set_rate(self, rate: float) -> None:
+        """How fast its clock runs from now on; what it trusts in lasts so much longer or shorter."""
+        now = self._world.now
+        for belief in self._beliefs:
+            if belief.ended > now:
+                belief.ended = now + int((belief.ended - now) * self.rate / rate)
+        self._clock_base, self._clock_from = self.clock_ns(), now
+        self.rate = rate
+        self.actor.set_rate(rate)
 
     def start(self, work: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
         """Do this work as this process."""
@@ -282,7 +292,7 @@ class Client:
         return sent_clock + lasts - int(lasts * MARGIN_PART) - MARGIN_NS
 
     def _true_time(self, clock_ns: int) -> int:
-        return self._started_at + int(clock_ns / self.rate)
+        return self._clock_from + int((clock_ns - self._clock_base) / self.rate)
 
     # Locks.
 
