@@ -72,6 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     board = commands.add_parser("scoreboard", help="let the harness find every mutant")
     board.add_argument("--seeds", type=int, default=200, help="give up on a mutant after so many")
+    board.add_argument(
+        "--starts", type=int, default=1, choices=(1, 2, 3), help="hunts of each mutant"
+    )
+    board.add_argument("--no-stock", action="store_true", help="leave out the unchanged library")
     board.add_argument("names", nargs="*", help="only these mutants")
     live_command.add_to(commands)
     sim.add_argument("--jobs", type=int, default=1, help="processes, each with seeds of its own")
@@ -277,7 +281,7 @@ def _passing(line: str) -> None:
 def _scoreboard(options: argparse.Namespace) -> int:
     from holdfast_jepsen.scoreboard import table
 
-    return table.show(options.names, options.seeds)
+    return table.show(options.names, options.seeds, options.starts, with_stock=not options.no_stock)
 
 
 def _now() -> float:

@@ -14,6 +14,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from holdfast_coordinator.machine import check_invariants
 from holdfast_coordinator.machine.outcomes import Granted
 from holdfast_coordinator.raft import shield
 from holdfast_coordinator.raft.messages import Ack, Append, Vote, VoteRequest
@@ -362,6 +363,7 @@ class WatchedHost:
         digest = hashlib.blake2b(payload, digest_size=16)
         digest.update(b"%d %d" % (machine.last_token, machine.cluster_time_ms))
         if index % STATE_HASH_EVERY == 0:
+            check_invariants(machine)
             digest.update(machine.state_hash())
         watch.on_applied(self._server, index, payload, digest.digest())
 

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast_coordinator.machine import holder_rules, origins, rules, table
 from holdfast_coordinator.machine.machine import Machine
+from holdfast_coordinator.machine.outcomes import Refused
 from holdfast_coordinator.machine.state import Closure, Phase
 from holdfast_coordinator.machine.trail import Trail
-from holdfast_coordinator.raft import shield
+from holdfast_coordinator.node import Node
+from holdfast_coordinator.node_types import Unknown
+from holdfast_coordinator.raft import recovery, shield
 from holdfast_coordinator.raft.journal import Journal
 from holdfast_coordinator.raft.kernel import Kernel
 from holdfast_coordinator.raft.memory_disk import MemoryFile
-from holdfast_coordinator.raft.messages import Ack
-from holdfast_coordinator.raft.peers import PeerBook
+from holdfast_coordinator.raft.peers import PeerBook, Verdict
 from holdfast_jepsen.sim.run import Variant
 from holdfast_jepsen.workloads.client import Client
 
@@ -29,19 +31,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """`weakens`: the deviation or guarantee. `story`: what is wrong with it. `named_test`: fails if the cure is taken
-    away; for what shows in a run so seldom that no reasonable number of seeds finds it."""
+    """`weakens`: the deviation or guarantee. `story`: what is wrong with it. What seeds do not show: see `by_test`."""
 
     name: str
     weakens: str
     story: str
     variant: Callable[[], Variant]
-    named_test: str = ""
 
 
 @contextlib.contextmanager
 def _patched(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
+    before = owner.__dict__[name]
     setattr(owner, name, value)
     try:
         yield
@@ -77,16 +77,6 @@ def _truncating(append: Any, log: Any, commit_index: int) -> Any:
     return shield.Fresh(append.prev_index, append.prev_term, entries, plan.verified)
 
 
-class AcksWithoutTerm(Kernel):
-    """An acknowledgement counts in whatever term it arrives."""
-
-    def _on_ack(self, peer: str, ack: Ack) -> None:
-        super()._on_ack(peer, replace(ack, term=self.term) if ack.term < self.term else ack)
-
-    def _still_true(self, item: Any) -> Any:
-        return item
-
-
 class AnswersBeforeSync(Kernel):
     """Promises leave, and then the journal is synced."""
 
@@ -104,7 +94,62 @@ def _forgetting_votes(journal: Journal) -> None:
     journal._vote = None
 
 
+def _clearing(journal: Any, store: Any) -> Any:
+    """As the library: a journal that was not cut to its snapshot yet is not believed."""
+    restored = _recover(journal, store)
+    if restored is not None and journal[0][1] != restored.info.index:
+        recovery.reset(journal, restored.info)
+    return restored
+
+
+_recover = recovery.recover
+
+
+def _has_nothing(_kernel: Kernel, _index: int, _term: int) -> bool:
+    return False
+
+
+class ElectsNobodyLater(Kernel):
+    """After some terms nobody stands any more."""
+
+    def election_timeout(self) -> float:
+        return 1e9 if self.term >= 3 else super().election_timeout()
+
+
+@contextlib.contextmanager
+def _trusting() -> Iterator[None]:
+    """Whoever comes under a name is taken for it."""
+    with contextlib.ExitStack() as stack:
+        for name, value in (
+            ("judge", lambda *_: Verdict()),
+            ("may_vote", lambda *_: True),
+            ("counts", lambda *_: True),
+        ):
+            stack.enter_context(_patched(PeerBook, name, value))
+        yield
+
+
 # The machine.
+
+
+_link_waiter = table.link_waiter
+
+
+def _jumps_the_queue(state: Any, session: Any, waiter: Any) -> None:
+    _link_waiter(state, session, waiter)
+    for key in waiter.keys:
+        state.queues[key].move_to_end(waiter.number, last=False)
+
+
+_answer = Node._answer
+
+
+def _refuses(submission: Any, answer: Any) -> None:
+    """What it does not know it calls a refusal."""
+    if isinstance(answer, Unknown):
+        answer = Refused("no_leader", "nobody was there in time")
+    _answer(submission, answer)
+
 
 _advance_time = Machine._advance_time
 
@@ -181,6 +226,23 @@ class TrustsUnansweredRenewals(Client):
                 belief.ended = max(belief.ended, self._true_time(session.deadline_ns))
 
 
+class ClockStopsInSuspend(Client):
+    """Its clock does not run while its machine sleeps, and it believes that no time has passed."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        pause = self.actor.pause
+
+        def suspend(duration: int) -> None:
+            pause(duration)
+            self._clock_base -= int(duration * self.rate)
+            for belief in self._beliefs:
+                if belief.ended > self._world.now:
+                    belief.ended += duration
+
+        self.actor.pause = suspend  # type: ignore[method-assign]
+
+
 REORDERING = ("duplicates", "supersede", "slow-links", "one-way", "isolate", "kill-leader")
 LATE = ("one-way", "isolate-leader", "slow-links", "pause-leader")
 DEPOSED = ("kill-leader", "isolate-leader", "pause-leader", "hand-over", "reset")
@@ -191,13 +253,18 @@ STALLS = ("pause-client", "slow-client", "cut-client", "crash-client")
 MUTANTS = (
     Mutant("truncation", "D2", "an append cuts away what stands behind it",
            _patch(shield, "normalise", _truncating, kinds=REORDERING)),
-    Mutant("acks-without-term", "D3", "an acknowledgement of another term counts",
-           _kernel(AcksWithoutTerm, size=5, kinds=LATE, workload="many-keys"),
-           # It takes two leaderships of one node, an acknowledgement that is on its way for longer than the
-           # one between them, and that one has to cut the log of whoever sent it.
-           "tests/raft/test_deviations.py::TestD3AcknowledgementsWithoutATerm::test_ours_drops_it"),
+    Mutant("journal-cleared", "D1", "a journal that is longer than its snapshot is cleared at a start",
+           lambda: Variant(settings=lambda s: replace(s, compact_after=50), around=lambda: _patched(
+               recovery, "recover", _clearing), kinds=("kill", "kill-at-point", "crash-at-step"), workload="hot-key")),
+    Mutant("older-snapshot", "D10", "a snapshot is installed over a log that has more",
+           lambda: Variant(settings=lambda s: replace(s, compact_after=50, compact_keep=1), around=lambda: _patched(
+               Kernel, "_has", _has_nothing), kinds=("isolate", "losses", "kill", "slow-links"), workload="many-keys")),
+    Mutant("suspended-clock", "D30", "a client's clock stops while its machine sleeps",
+           _client(ClockStopsInSuspend, kinds=("pause-client",), workload="short-leases")),
+    Mutant("lost-disk-votes", "D37", "a node on an empty disk votes and is counted",
+           lambda: Variant(around=_trusting, kinds=("wipe", "kill-leader", "isolate-leader"))),
     Mutant("answers-before-sync", "D5", "promises leave before the disk has them", _kernel(AnswersBeforeSync)),
-    Mutant("sync-does-nothing", "D5", "the journal's sync reaches no disk",
+    Mutant("sync-does-nothing", "D5, G7", "the journal's sync reaches no disk",
            _patch(MemoryFile, "sync", lambda file: None, kinds=POWER)),
     Mutant("votes-forgotten", "D6", "a restart forgets for whom it voted",
            _patch(Journal, "_open", _forgetting_votes, size=5, kinds=ELECTIONS)),
@@ -214,13 +281,20 @@ MUTANTS = (
            _patch(holder_rules, "Closure", _short_closure, workload="done")),
     Mutant("forgetful-trail", "watch", "some of what happens is told to nobody",
            _patch(Trail, "append", _forgetful)),
+    Mutant("queue-jumped", "G5", "a new waiter stands before all others",
+           _patch(table, "link_waiter", _jumps_the_queue, workload="queue")),
+    Mutant("nobody-stands", "G8", "after three terms nobody stands for election",
+           _kernel(ElectsNobodyLater, kinds=("kill-leader", "isolate-leader"))),
+    Mutant("unknown-is-refused", "G9", "what a node does not know it calls a refusal",
+           lambda: Variant(around=lambda: _patched(Node, "_answer", staticmethod(_refuses)),
+                           kinds=("isolate-leader", "isolate", "halves", "pause-leader"))),
     Mutant("fast-time", "G4", "the cluster's time runs a quarter too fast", _patch(Machine, "_advance_time", _fast_time)),
     Mutant("forgets-requests", "G6", "a repeat is taken for a new request",
            _patch(rules, "remember", lambda *_: None)),
     Mutant("repeats-origins", "G6", "what a node sends twice is done twice",
            _patch(origins.OriginBook, "admit", lambda book, origin: True,
                   kinds=DEPOSED, workload="implicit")),
-    Mutant("boots-again", "G6", "a node on a replaced disk counts its boots from 1 again",
+    Mutant("boots-again", "D15", "a node on a replaced disk counts its boots from 1 again",
            _patch(PeerBook, "boot", lambda book, opened: opened, kinds=("truncate", "kill-leader"))),
     Mutant("deadline-from-receipt", "G3", "a client's lease counts from the answer",
            _client(DeadlineFromReceipt, kinds=STALLS)),
