@@ -55,6 +55,7 @@ from holdfast.services import Services
 from holdfast.sessions import Sessions
 from holdfast.stores import capabilities
 from holdfast.stores.address import StoreAddress, open_store, parse_store
+from holdfast.stream_transport import StreamTransport
 from holdfast.transport import (
     Answer,
     Encoding,
@@ -112,6 +113,8 @@ class Settings:
     owner: str | None = None
     timeout: float = TIMEOUT_SECONDS
     encoding: Encoding = "json"
+    stream: bool = True
+    """Whether the calls to a cluster go over one connection to a node, where that is possible."""
     token: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     hooks: Hooks = field(default_factory=Hooks)
@@ -139,6 +142,7 @@ def connect(
     owner: str | None = None,
     timeout: float = TIMEOUT_SECONDS,
     encoding: Encoding = "json",
+    stream: bool = True,
     token: str | None = None,
     tls: ssl.SSLContext | None = None,
     require: str | Sequence[str] = (),
@@ -152,11 +156,12 @@ def connect(
     `"sqlite:///locks.db"`, `"postgresql+psycopg://host/name"`, `"redis://host:6379/0"`. `require`: what the store must promise
     (`"fencing=global"`, see `holdfast capabilities`), else `Unsuitable` is raised. `ttl`: seconds after which what a dead client
     held is given away. `owner`: what others see of you. `timeout`: seconds for which one call goes on asking without a
-    definite answer (on top of `wait`). `token`: sent as a bearer token; `tls`: how to speak to `https://` endpoints
-    (`holdfast.tls_context`; without it, as this machine does). `on_at_risk(grant, seconds_left)` is called when
-    renewal has been failing for so long that the lock will be lost in `seconds_left`; `on_lost(grant)` when it is lost; both on the
-    event loop, for every lock. `on_renewed(seconds_left)` is called at each renewal of a session, with what was left of its lease:
-    for metrics (`holdfast.contrib.prometheus`). Raises `ValueError` for an unusable argument; does no I/O.
+    definite answer (on top of `wait`). `stream`: False makes every call to a cluster a request of its own. `token`: sent as a
+    bearer token; `tls`: how to speak to `https://` endpoints (`holdfast.tls_context`; without it, as this machine does).
+    `on_at_risk(grant, seconds_left)` is called when renewal has been failing for so long that the lock will be lost in
+    `seconds_left`; `on_lost(grant)` when it is lost; both on the event loop, for every lock. `on_renewed(seconds_left)` is called
+    at each renewal of a session, with what was left of its lease: for metrics (`holdfast.contrib.prometheus`). Raises
+    `ValueError` for an unusable argument; does no I/O.
     """
     return AsyncClient(
         settings_of(
@@ -165,6 +170,7 @@ def connect(
             owner=owner,
             timeout=timeout,
             encoding=encoding,
+            stream=stream,
             token=token,
             tls=tls,
             require=require,
@@ -184,6 +190,7 @@ def settings_of(
     token: str | None,
     tls: ssl.SSLContext | None,
     hooks: Hooks,
+    stream: bool = True,
     require: str | Sequence[str] = (),
     on_renewed: Callable[[float], object] | None = None,
 ) -> Settings:
@@ -205,6 +212,7 @@ def settings_of(
         owner=owner,
         timeout=timeout,
         encoding=encoding,
+        stream=stream,
         token=token,
         tls=tls,
         hooks=hooks,
@@ -543,8 +551,7 @@ class AsyncClient(Services):
         if session.ended.done() or session.lease.remaining(now) <= 0.0:
             session.give_back(int(body["token"]))
             return None
-        keys = tuple(str(each) for each in body["keys"])
-        hooks, own = options.hooks, self._settings.hooks
+        keys = tuple([str(each) for each in body["keys"]])
         fields: dict[str, Any] = {
             "token": int(body["token"]),
             "fences": fences_of(keys, body["fence"]),
@@ -558,7 +565,7 @@ class AsyncClient(Services):
             "bound": _bound(options, now),
             "clock": self._clock,
             "holder": holder,
-            "hooks": Hooks(hooks.on_at_risk + own.on_at_risk, hooks.on_lost + own.on_lost),
+            "hooks": options.hooks.and_those(self._settings.hooks),
         }
         grant = self._make_grant(Work(session, self._holds), fields)
         session.hold(grant)
@@ -616,9 +623,10 @@ def _bound(options: LockOptions, now: float) -> Bound | None:
 def _transport(settings: Settings, ports: Ports) -> Transport:
     if settings.store is not None:
         return open_store(settings.store, ports.clock, ports.draw)
-    return HttpTransport(
+    plain = HttpTransport(
         clock=ports.clock, encoding=settings.encoding, token=settings.token, tls=settings.tls
     )
+    return StreamTransport(plain, ports.clock) if settings.stream else plain
 
 
 def _is_final(answer: Answer) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
@@ -36,12 +38,17 @@ class Clock(Protocol):
         ...
 
 
+_CLOCK_ID: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+# Read ten times for each lock, so without a frame of Python around it.
+_read: Final[Callable[[], float]] = partial(time.clock_gettime, _CLOCK_ID)
+
+
 class BootClock:
     """The real clock."""
 
-    def now(self) -> float:
-        """Seconds since boot, suspend included where the system can tell."""
-        return _read()
+    now = staticmethod(_read)
+    """Seconds since boot, suspend included where the system can tell."""
 
     async def sleep_until(self, instant: float) -> None:
         """Sleep on this clock, not on the loop's."""
@@ -51,10 +58,3 @@ class BootClock:
     def timeout(self, seconds: float) -> AbstractAsyncContextManager[object]:
         """A plain asyncio timeout: it only bounds one attempt, so the loop's own clock is good enough."""
         return asyncio.timeout(None if math.isinf(seconds) else max(seconds, 0.0))
-
-
-def _read() -> float:
-    return time.clock_gettime(_CLOCK_ID)
-
-
-_CLOCK_ID: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

@@ -88,7 +88,7 @@ def closed_page_of(raw: Mapping[str, Any]) -> ClosedPage:
 
 def checkpoint_of(raw: object) -> Checkpoint | None:
     """One `{"token", "value"}` or null."""
-    if not isinstance(raw, Mapping) or "value" not in raw:
+    if raw is None or not isinstance(raw, Mapping) or "value" not in raw:
         return None
     return Checkpoint(token=int(raw["token"]), value=str(raw["value"]))
 
@@ -103,6 +103,8 @@ def checkpoints_by_key(keys: tuple[str, ...], raw: object) -> dict[str, Checkpoi
 
 def fences_of(keys: tuple[str, ...], raw: object) -> dict[str, int]:
     """`fence` of an acquire, for each key; empty if it has none."""
+    if type(raw) is int:
+        return dict.fromkeys(keys, raw)
     if isinstance(raw, Mapping):
         return {key: int(raw[key]) for key in keys}
     return {} if raw is None else dict.fromkeys(keys, _integer(raw))

@@ -45,7 +45,7 @@ class Contexts:
     def of(self, holder: object, note: str | None, *, is_holding: bool) -> str:
         """The context of a request of `holder`, which holds something already or not."""
         number, shown = self._names.get(holder, (0, ""))
-        if is_holding and shown:
+        if shown and (is_holding or (note is None and shown[-1] != ")")):
             return shown
         number = number or next(self._numbers)
         kind = "task" if isinstance(holder, asyncio.Task) else "thread"

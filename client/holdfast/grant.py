@@ -34,6 +34,15 @@ class Hooks:
     on_at_risk: tuple[Callable[[Grant, float], object], ...] = ()
     on_lost: tuple[Callable[[Grant], object], ...] = ()
 
+    def and_those(self, of: Hooks) -> Hooks:
+        """These, and those of another level."""
+        if of is NO_HOOKS:
+            return self
+        return Hooks(self.on_at_risk + of.on_at_risk, self.on_lost + of.on_lost)
+
+
+NO_HOOKS: Final = Hooks()
+
 
 class Grant:
     """A hold on one or several keys, made by the client (never by you)."""
@@ -252,8 +261,9 @@ class Grant:
 
 def one_fence(fences: Mapping[str, int]) -> int | None:
     """The fence that all keys share; None if there is none."""
-    found = set(fences.values())
-    return found.pop() if len(found) == 1 else None
+    found = iter(fences.values())
+    first = next(found, None)
+    return first if all(each == first for each in found) else None
 
 
 class Guard:

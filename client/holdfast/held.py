@@ -10,7 +10,6 @@ The asynchronous grant and the blocking one differ in nothing but how one waits 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from holdfast import wire
@@ -18,6 +17,7 @@ from holdfast.errors import LossCode
 from holdfast.grant import Grant
 from holdfast.requests import refusal
 from holdfast.transport import Request
+from holdfast.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from holdfast.transport import Answer
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Work:
     """The way from a grant to the session that holds it."""
 
@@ -85,9 +85,7 @@ class AsyncGrant(Grant):
 
     __slots__ = ("_work",)
 
-    def __init__(self, *, work: Work, **fields: Any) -> None:
-        super().__init__(**fields)
-        self._work = work
+    _work: Work
 
     @property
     def fence(self) -> int:
@@ -174,7 +172,9 @@ class GrantMaker(Protocol):
 def async_grant(work: Work, fields: dict[str, Any]) -> Grant:
     """For the asynchronous face."""
     if fields["mode"] == "exclusive":
-        return AsyncGrant(work=work, **fields)
+        grant = AsyncGrant(**fields)
+        grant._work = work  # not through `__init__`, which would take every field apart and together once more
+        return grant
     return SharedGrant(**fields)
 
 

@@ -7,13 +7,13 @@ cluster can judge (a key, its length) is left to the cluster.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from holdfast import wire
 from holdfast.contexts import check_note
-from holdfast.grant import Hooks
+from holdfast.grant import NO_HOOKS, Hooks
 from holdfast.terms import PLAIN, Terms, terms_of
+from holdfast.values import value
 from holdfast.views import MS_PER_SECOND
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from holdfast.terms import Mode, OnUnclean
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LockOptions:
     """How to acquire and hold. Seconds; `wait` is infinity for "as long as it takes"; None: not asked for."""
 
@@ -34,7 +34,7 @@ class LockOptions:
     context: str | None = None
     reentrant: bool = False
     terms: Terms = PLAIN
-    hooks: Hooks = field(default_factory=Hooks)
+    hooks: Hooks = NO_HOOKS
 
     @property
     def is_bounded(self) -> bool:
@@ -88,6 +88,9 @@ def lock_options(
     hooks: Hooks | None = None,
 ) -> LockOptions:
     """Checked options. Raises `ValueError`."""
+    asked = (wait, ttl, max_hold, progress_within, context, reentrant, mode, limit)
+    if asked == _USUAL and (on_unclean, delay, require_clean, hooks) == _USUAL_END:
+        return _OPTIONS
     if ttl is not None:
         check_ttl(ttl)
     return LockOptions(
@@ -98,14 +101,21 @@ def lock_options(
         context=check_note(context),
         reentrant=reentrant,
         terms=terms_of(mode, limit, on_unclean, delay, require_clean),
-        hooks=Hooks() if hooks is None else hooks,
+        hooks=NO_HOOKS if hooks is None else hooks,
     )
+
+
+_USUAL: Final = (0.0, None, None, None, None, False, "exclusive", None)
+_USUAL_END: Final = ("grant", None, False, NO_HOOKS)
+_OPTIONS: Final = LockOptions()
 
 
 def hooks_of(
     on_at_risk: Callable[[Grant, float], object] | None, on_lost: Callable[[Grant], object] | None
 ) -> Hooks:
     """The callbacks of one level (a client, or a lock)."""
+    if on_at_risk is None and on_lost is None:
+        return NO_HOOKS
     return Hooks(
         on_at_risk=() if on_at_risk is None else (on_at_risk,),
         on_lost=() if on_lost is None else (on_lost,),

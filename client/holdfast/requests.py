@@ -27,6 +27,7 @@ from holdfast.errors import (
 )
 from holdfast.retry import Failure
 from holdfast.transport import Answer, Endpoints, NoAnswer, NotSent, Request, Transport
+from holdfast.values import value
 from holdfast.views import MS_PER_SECOND, holders_of
 from holdfast.why_not import CLOSED_CODES, why_not
 
@@ -62,7 +63,7 @@ class Tries:
     last: str = "nothing was tried"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Conclusion:
     """The end of the asking: a definite answer, and whether an attempt before it may have acted."""
 
@@ -87,18 +88,30 @@ class Requester:
         give_up_at: float,
         attempt_seconds: float = ATTEMPT_SECONDS,
         on_failure: Callable[[str], object] = lambda _: None,
+        ended: asyncio.Future[str] | None = None,
     ) -> Conclusion:
         """One attempt after the other until a definite answer. Raises `Unreachable`, `UnknownOutcome`. `on_failure` is told of
-        each attempt that brought none."""
-        tries = Tries()
+        each attempt that brought none. `ended`: once it is done there is no reason for another."""
+        tries: Tries | None = None
         while True:
             endpoint = self.endpoints.current
             seconds = min(attempt_seconds, max(give_up_at - self.clock.now(), 0.0))
+            try:
+                answer = await self.transport.attempt(endpoint, request, seconds=seconds)
+            except NotSent as error:
+                outcome = _Failed(Failure.NOT_SENT, str(error))
+            except NoAnswer as error:
+                outcome = _Failed(Failure.UNKNOWN, str(error))
+            else:
+                failed = None if answer.status < 400 else _failed(endpoint, answer)
+                if failed is None:
+                    return Conclusion(answer, tries is not None and tries.may_have_acted)
+                outcome = failed
+            tries = tries or Tries()
             tries.attempts += 1
-            outcome = await self._attempt(endpoint, request, seconds)
-            if isinstance(outcome, Answer):
-                return Conclusion(outcome, tries.may_have_acted)
             on_failure(outcome.told)
+            if ended is not None and ended.done():
+                give_up_at = -math.inf
             await self._pause(tries, outcome, endpoint, give_up_at)
 
     async def ask_waiting(
@@ -179,16 +192,7 @@ class Requester:
             return _Failed(Failure.NOT_SENT, str(error))
         except NoAnswer as error:
             return _Failed(Failure.UNKNOWN, str(error))
-        if answer.status < 400:
-            return answer
-        code = answer.body.get("code")
-        told = f"{endpoint}: {code or answer.status}: {answer.body.get('detail', '')}"
-        if code in BUSY_CODES:
-            after = float(answer.body.get("retry_after_ms") or 0) / MS_PER_SECOND
-            return _Failed(Failure.REFUSED, told, after)
-        if code == wire.Code.UNKNOWN_OUTCOME or answer.status >= 500:
-            return _Failed(Failure.UNKNOWN, told)
-        return answer
+        return answer if answer.status < 400 else _failed(endpoint, answer) or answer
 
     async def _pause(self, tries: Tries, failed: _Failed, endpoint: str, give_up_at: float) -> None:
         """Note what happened, move to the next endpoint, wait; raises when it is time to give up."""
@@ -217,6 +221,18 @@ class _Failed:
     failure: Failure
     told: str
     retry_after: float = 0.0
+
+
+def _failed(endpoint: str, answer: Answer) -> _Failed | None:
+    """Whether an answer that is no success is a reason to ask again. None: it is definite."""
+    code = answer.body.get("code")
+    told = f"{endpoint}: {code or answer.status}: {answer.body.get('detail', '')}"
+    if code in BUSY_CODES:
+        after = float(answer.body.get("retry_after_ms") or 0) / MS_PER_SECOND
+        return _Failed(Failure.REFUSED, told, after)
+    if code == wire.Code.UNKNOWN_OUTCOME or answer.status >= 500:
+        return _Failed(Failure.UNKNOWN, told)
+    return None
 
 
 def wait_ms_of(seconds: float) -> int:

@@ -32,11 +32,11 @@ from holdfast.requests import (
     refusal,
 )
 from holdfast.terms import PLAIN
-from holdfast.transport import Answer, Lane, Request
+from holdfast.transport import Answer, Lane, Request, Telling
 from holdfast.views import MS_PER_SECOND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from holdfast.grant import Grant
     from holdfast.lease import Bound
@@ -54,6 +54,9 @@ RENEW_AGAIN_FRACTION: Final = 1 / 20
 REQUEST_SPREAD_MAX: Final = 4096
 """Outcomes that the cluster may have to remember for one long wait; then new acquires get a session of their own. Well below
 what a node allows a session."""
+
+_ACQUIRE: Final = f"{wire.API_PREFIX}/locks/acquire"
+_RELEASE: Final = f"{wire.API_PREFIX}/locks/release"
 
 ENDED_BY_OPERATOR: Final = "ended by an operator"
 
@@ -121,6 +124,9 @@ class Session:
             callbacks=callbacks,
             on_renewed=on_renewed,
         )
+        if isinstance(requester.transport, Telling):
+            requester.transport.tell(session_id, session._told)
+            session.ended.add_done_callback(session._tell_no_more)
         session._chores.spawn(session._renew(), "renew")
         session._chores.spawn(session._watch(), "watch")
         return session
@@ -192,9 +198,16 @@ class Session:
         if not grant._released():
             return False
         self._holds.pop(grant.token, None)
-        task = self._chores.spawn(self._release(grant.token), "release", awaited=True)
-        await asyncio.wait({task})
-        return not task.cancelled() and task.exception() is None and task.result()
+        body = {"token": grant.token, "session": self.id}
+        request = Request("POST", _RELEASE, body)
+        try:
+            return await self._release(grant.token, request)
+        except BaseException as error:
+            # Whatever became of this attempt, another under the same token does nothing twice.
+            self._insist_in_background(request)
+            if isinstance(error, HoldfastError):
+                return False
+            raise
 
     async def ask(self, request: Request) -> Answer:
         """A call about a hold of this session that may be repeated. Raises `Unreachable`, `UnknownOutcome`."""
@@ -219,7 +232,7 @@ class Session:
 
     async def _acknowledge(self, token: int) -> None:
         body = {"token": token, "session": self.id}
-        request = Request("POST", f"{wire.API_PREFIX}/locks/release", body)
+        request = Request("POST", _RELEASE, body)
         # The answer is a refusal, `not_held`: that is what acknowledges it. The session's end stops the asking.
         self._end_if_gone((await self._requester.ask(request, give_up_at=math.inf)).answer)
 
@@ -228,7 +241,7 @@ class Session:
         expire with what the session really held."""
         self.run_out()
         body = {"token": token, "session": self.id}
-        request = Request("POST", f"{wire.API_PREFIX}/locks/release", body)
+        request = Request("POST", _RELEASE, body)
         self._callbacks.spawn(self._courtesy(request, self.lease.ttl), "give back")
 
     def withdraw(self, request_id: int) -> None:
@@ -236,21 +249,22 @@ class Session:
         if not self.ended.done():
             self._chores.spawn(self._withdraw(request_id), "withdraw")
 
-    async def _ask_acquire(
+    def _ask_acquire(
         self,
         keys: tuple[str, ...],
         request_id: int,
         wait_until: float,
         context: str | None,
         terms: Terms,
-    ) -> Conclusion | None:
+    ) -> Coroutine[Any, Any, Conclusion | None]:
         def request(wait_ms: int) -> Request:
             body: dict[str, Any] = {
                 "session": self.id,
                 "request_id": request_id,
                 "wait_ms": wait_ms,
-                **terms.body(),
             }
+            if terms is not PLAIN:
+                body |= terms.body()
             if len(keys) == 1:
                 body["key"] = keys[0]
             else:
@@ -259,26 +273,26 @@ class Session:
                 body["settled"] = self.ids.settled
             if context is not None:
                 body["context"] = context
-            path = f"{wire.API_PREFIX}/locks/acquire"
-            return Request("POST", path, body, lane=Lane.ACQUIRE)
+            return Request("POST", _ACQUIRE, body, lane=Lane.ACQUIRE)
 
         now = self._clock.now()
         if wait_until <= now:
-            return await self._requester.ask(request(0), give_up_at=now + self._patience)
-        return await self._requester.ask_waiting(
+            return self._requester.ask(request(0), give_up_at=now + self._patience)
+        return self._requester.ask_waiting(
             request, wait_until=wait_until, patience=self._patience, ended=self.ended
         )
 
-    async def _release(self, token: int) -> bool:
-        body = {"token": token, "session": self.id}
-        request = Request("POST", f"{wire.API_PREFIX}/locks/release", body)
+    def _insist_in_background(self, request: Request) -> None:
+        if not self.ended.done():
+            self._chores.spawn(self._insist(request), "release")
+
+    async def _release(self, token: int, request: Request) -> bool:
         give_up_at = self._clock.now() + self._patience
         try:
-            conclusion = await self._requester.ask(request, give_up_at=give_up_at)
+            conclusion = await self._requester.ask(request, give_up_at=give_up_at, ended=self.ended)
         except (Unreachable, UnknownOutcome) as error:
             log.warning("release of token %d is not acknowledged, going on: %s", token, error)
-            self._chores.spawn(self._insist(request), "release")
-            return False
+            raise
         answer = conclusion.answer
         if answer.status >= 400:
             log.warning("release of token %d: %s", token, refusal(answer))
@@ -298,6 +312,7 @@ class Session:
         if answer.status >= 400:
             log.warning("%s: %s", request.path, refusal(answer))
         self._end_if_gone(answer)
+        self._bury_if_idle()
 
     # -- the lease
 
@@ -407,6 +422,18 @@ class Session:
     def _bury_if_idle(self) -> None:
         if self._retired and not self._holds and self.ids.spread == 0:
             self.end("the session was replaced")
+
+    def _told(self, forced: tuple[int, ...] | None) -> None:
+        """The cluster says unasked what a renewal would say later."""
+        if forced is None:
+            self.end("the cluster ended the session (pushed)", bury=False)
+        for token in forced or ():
+            if token in self._holds:  # else a renewal or a call about the hold was faster
+                self.forced(token)
+
+    def _tell_no_more(self, _: asyncio.Future[str]) -> None:
+        if isinstance(self._requester.transport, Telling):
+            self._requester.transport.tell_no_more(self.id)
 
     def _end_if_gone(self, answer: Answer) -> None:
         code = answer.body.get("code")

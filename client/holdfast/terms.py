@@ -41,12 +41,15 @@ class Terms:
 
 
 PLAIN: Final = Terms()
+_PLAIN_FIELDS: Final = ("exclusive", None, "grant", None, False)
 
 
 def terms_of(
     mode: Mode, limit: int | None, on_unclean: OnUnclean, delay: float | None, require_clean: bool
 ) -> Terms:
     """Checked terms. Raises `ValueError`."""
+    if (mode, limit, on_unclean, delay, require_clean) == _PLAIN_FIELDS:
+        return PLAIN
     if mode not in ("exclusive", "shared"):
         raise ValueError(f"mode is 'exclusive' or 'shared', not {mode!r}")
     if limit is not None:

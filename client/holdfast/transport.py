@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import os
 import ssl
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
 import aiohttp
 import msgpack
@@ -22,6 +21,7 @@ from holdfast.attempts import NoAnswer as NoAnswer
 from holdfast.attempts import NotSent as NotSent
 from holdfast.errors import ClientClosed
 from holdfast.streams import Streaming, open_http_stream
+from holdfast.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +52,7 @@ CONNECTIONS_MAX: Final = {Lane.ACQUIRE: 1000, Lane.CONTROL: 64, Lane.RENEW: 8, L
 """Per client. A waiting acquire occupies its connection; more acquires than this stand in line inside the client."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """What a node said. `sent_at`: the instant before the request left, on the client's clock."""
 
@@ -62,7 +62,7 @@ class Answer:
     endpoint: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Request:
     """What is asked. `body` None: a GET."""
 
@@ -81,6 +81,20 @@ class Transport(Protocol):
 
     async def aclose(self) -> None:
         """Close every connection."""
+        ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A transport on which the cluster speaks unasked: that of a stream. Without it a client learns of a loss when it renews."""
+
+    def tell(self, session: str, told: Callable[[tuple[int, ...] | None], None]) -> None:
+        """From now on `told` hears what becomes of `session`: None, it has ended; else the tokens of holds that an operator ended.
+        Some of it may be told twice, and none of it has to be told at all."""
+        ...
+
+    def tell_no_more(self, session: str) -> None:
+        """Nobody listens for it any more."""
         ...
 
 
@@ -148,14 +162,15 @@ class HttpTransport:
         self._sessions: dict[Lane, aiohttp.ClientSession] = {}
         self._is_closed = False
         media = wire.MEDIA_JSON if encoding == "json" else wire.MEDIA_MSGPACK
-        self._headers = {"Accept": media}
+        self.headers: dict[str, str] = {"Accept": media}
+        """Of every request, the credential included."""
         self._content_type = {"Content-Type": media}
         if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
+            self.headers["Authorization"] = f"Bearer {token}"
 
     async def attempt(self, endpoint: str, request: Request, *, seconds: float) -> Answer:
         session = self._session(request.lane)
-        headers = self._headers
+        headers = self.headers
         data: bytes | None = None
         if request.body is not None:
             data = encode(self._encoding, request.body)
@@ -176,7 +191,7 @@ class HttpTransport:
                 body = decode(response.content_type, raw)
                 return Answer(response.status, body, sent_at, endpoint)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise NotSent(f"{endpoint} cannot be reached: {_why(error)}") from error
+            raise NotSent(f"{endpoint} cannot be reached: {reason_of(error)}") from error
         except aiohttp.InvalidURL as error:
             raise NotSent(f"{endpoint} is not an address") from error
         except TimeoutError as error:
@@ -188,10 +203,14 @@ class HttpTransport:
         self, endpoint: str, path: str, headers: Mapping[str, str], *, seconds: float
     ) -> Stream:
         """See `streams.Streaming`."""
-        url, headers = endpoint + path, {**self._headers, **headers}
+        url, headers = endpoint + path, {**self.headers, **headers}
         return await open_http_stream(
             self._session(Lane.STREAM), self._clock, url, headers, seconds=seconds
         )
+
+    def stream_session(self) -> aiohttp.ClientSession:
+        """The pool from which long-lived connections are made."""
+        return self._session(Lane.STREAM)
 
     async def aclose(self) -> None:
         self._is_closed = True
@@ -239,12 +258,22 @@ class LateTransport:
             raise NotSent("this store has no streams")
         return await self._made.open_stream(endpoint, path, headers, seconds=seconds)
 
+    def tell(self, session: str, told: Callable[[tuple[int, ...] | None], None]) -> None:
+        made: object = self._made
+        if isinstance(made, Telling):
+            made.tell(session, told)
+
+    def tell_no_more(self, session: str) -> None:
+        made: object = self._made
+        if isinstance(made, Telling):
+            made.tell_no_more(session)
+
     async def aclose(self) -> None:
         if self._made is not None:
             await self._made.aclose()
 
 
-def _why(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Why there is no connection, in the words of the operating system; aiohttp's repeat the address twice."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not accepted: {error.certificate_error}"

@@ -65,6 +65,7 @@ class Code(StrEnum):
     SESSION_EXPIRED = "session_expired"  # 410: everything the session held has ended
     TOO_LARGE = "too_large"  # 413: send less
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"  # 415: JSON or msgpack
+    UPGRADE_REQUIRED = "upgrade_required"  # 426: this path speaks WebSocket
     LIMIT_REACHED = "limit_reached"  # 429: a named limit; later
     INTERNAL = "internal"  # 500: a fault of the server, which has logged it; may have taken effect
     NO_LEADER = "no_leader"  # 503: took no effect; try again, or another node
@@ -93,6 +94,7 @@ HTTP_STATUS: Final[dict[Code, int]] = {
     Code.SESSION_EXPIRED: 410,
     Code.TOO_LARGE: 413,
     Code.UNSUPPORTED_MEDIA_TYPE: 415,
+    Code.UPGRADE_REQUIRED: 426,
     Code.LIMIT_REACHED: 429,
     Code.INTERNAL: 500,
     Code.NO_LEADER: 503,

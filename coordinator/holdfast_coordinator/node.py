@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -38,7 +38,7 @@ from .node_types import (
 from .peer_levels import PeerLevels, Unreadable, is_words
 from .raft import EngineFailure
 from .raft.ports import EnginePort, PayloadReader
-from .submissions import Orphan, Submission, Submissions
+from .submissions import Awaited, Orphan, Submission, Submissions
 
 log = structlog.get_logger("holdfast.node")
 
@@ -154,15 +154,30 @@ class Node:
         refused = self._refused_at_once(operation)
         if refused is not None:
             return refused
-        future: asyncio.Future[Outcome | Unknown] = asyncio.get_running_loop().create_future()
-        submission = Submission(operation, future, self._clock_ns())
+        submission = Awaited(operation, self._clock_ns())
         self._submissions.admit(submission)
         self._schedule_pump()
         try:
-            return await future
+            return await submission.future
         except asyncio.CancelledError:
-            self._give_back(self._submissions.abandon(submission))
+            self.abandon(submission)
             raise
+
+    def submit_all(self, submissions: Sequence[Submission]) -> None:
+        """See `NodePort`."""
+        now_ns, books = self._clock_ns(), self._submissions
+        for submission in submissions:
+            refused = self._refused_at_once(submission.operation)
+            if refused is not None:
+                submission.answer(refused)
+            else:
+                submission.admitted_ns = now_ns
+                books.admit(submission)
+        self._schedule_pump()
+
+    def abandon(self, submission: Submission) -> None:
+        """See `NodePort`."""
+        self._give_back(self._submissions.abandon(submission))
 
     async def barrier(self) -> Refused | Unknown | None:
         """None: everything acknowledged before this call is applied here, and `machine` may be read."""
@@ -486,10 +501,10 @@ class Node:
     def _propose(self, operation: Operation) -> asyncio.Future[Outcome | Unknown]:
         """An operation of this node's own: it waits for a leader as long as it takes, and is not refused for overload. Its number
         is bounded all the same: each stems from another submission, at most two from one."""
-        future: asyncio.Future[Outcome | Unknown] = asyncio.get_running_loop().create_future()
-        self._submissions.number(Submission(operation, future, self._clock_ns()))
+        submission = Awaited(operation, self._clock_ns())
+        self._submissions.number(submission)
         self._schedule_pump()
-        return future
+        return submission.future
 
     def keep_house(self) -> None:
         """Four times a second: how much comes in, callers that have waited long enough, a leader that made no progress, the passing
@@ -572,8 +587,8 @@ class Node:
 
     @staticmethod
     def _answer(submission: Submission, answer: Outcome | Unknown) -> None:
-        if not submission.future.done():
-            submission.future.set_result(answer)
+        if not submission.is_answered:
+            submission.answer(answer)
 
 
 def why_not_readable(payload: bytes, levels: Levels) -> str | None:

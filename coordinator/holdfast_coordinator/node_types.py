@@ -14,12 +14,13 @@ from holdfast_coordinator.raft.errors import AdminRefused
 from holdfast_coordinator.raft.ports import PayloadReader, StorageStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from holdfast_coordinator.machine import Machine
     from holdfast_coordinator.machine.operations import Operation
     from holdfast_coordinator.machine.outcomes import Outcome
     from holdfast_coordinator.node_report import NodeReport
+    from holdfast_coordinator.submissions import Submission
 
 __all__ = [
     "AddressBook",
@@ -142,6 +143,14 @@ class NodePort(Protocol):
         Cancelling the awaiting task says that the caller has gone: the node withdraws what waits, and releases a grant that nobody
         can ask for again.
         """
+        ...
+
+    def submit_all(self, submissions: Sequence[Submission]) -> None:
+        """Many at once: each is answered by its own `answer`, now or later, under the rules of `submit`."""
+        ...
+
+    def abandon(self, submission: Submission) -> None:
+        """The caller of `submission` has gone: as if the task that awaits it had been cancelled."""
         ...
 
     async def barrier(self) -> Refused | Unknown | None:

@@ -24,20 +24,62 @@ from .machine.outcomes import Granted, Outcome, Queued
 from .node_types import Unknown
 
 
-@dataclass(slots=True, eq=False)
 class Submission:
-    """One operation and the caller that waits for it. `sequence` is 0 until it has been numbered."""
+    """One operation and the caller that waits for it: whoever submits says in a class of its own how that one is answered.
 
-    operation: Operation
-    future: asyncio.Future[Outcome | Unknown]
-    admitted_ns: int
-    sequence: int = 0
-    abandoned: bool = False
+    `sequence` is 0 until it has been numbered. `abandoned`: nobody waits for it any more.
+    """
+
+    __slots__ = ("abandoned", "admitted_ns", "operation", "sequence", "was_answered")
+
+    def __init__(self, operation: Operation, admitted_ns: int = 0) -> None:
+        self.operation = operation
+        self.admitted_ns = admitted_ns
+        self.sequence = 0
+        self.abandoned = False
+        self.was_answered = False
+
+    @property
+    def is_answered(self) -> bool:
+        """An answer would reach nobody: there was one, or the caller has gone."""
+        return self.was_answered
+
+    def answer(self, outcome: Outcome | Unknown) -> None:
+        """Called once at the most. It has to be cheap, and must not raise."""
+        raise NotImplementedError
+
+    @property
+    def taken(self) -> Outcome | Unknown | None:
+        """The answer, if the caller has it or is about to."""
+        return None
 
     @property
     def nameless_acquire(self) -> bool:
         """Nobody can ask again for what this acquires."""
         return isinstance(self.operation, Acquire) and self.operation.request_id is None
+
+
+class Awaited(Submission):
+    """Its caller awaits `future`."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, operation: Operation, admitted_ns: int) -> None:
+        super().__init__(operation, admitted_ns)
+        loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Outcome | Unknown] = loop.create_future()
+
+    @property
+    def is_answered(self) -> bool:
+        return self.future.done()
+
+    def answer(self, outcome: Outcome | Unknown) -> None:
+        self.future.set_result(outcome)
+
+    @property
+    def taken(self) -> Outcome | Unknown | None:
+        future = self.future
+        return future.result() if future.done() and not future.cancelled() else None
 
 
 @dataclass(slots=True)
@@ -81,7 +123,7 @@ class Submissions:
         """A leader is known: everything admitted gets its number. Callers that have gone meanwhile leave no trace."""
         while self.admitted:
             submission = self.admitted.popleft()
-            if submission.abandoned or submission.future.done():
+            if submission.abandoned or submission.is_answered:
                 continue
             self.number(submission)
 
@@ -116,8 +158,8 @@ class Submissions:
             submission = self.waiting.pop(sequence, None)
         if submission is None:
             return None
-        if not submission.future.done():
-            submission.future.set_result(outcome)
+        if not submission.is_answered:
+            submission.answer(outcome)
             return None
         if isinstance(outcome, Granted) and submission.nameless_acquire:
             return Orphan(submission, outcome)
@@ -143,11 +185,9 @@ class Submissions:
     def abandon(self, submission: Submission) -> Orphan | None:
         """The caller has gone. A waiter has to be withdrawn now; a grant that was decided but not taken has to be given back."""
         submission.abandoned = True
-        future = submission.future
-        if future.done() and not future.cancelled():
-            outcome = future.result()
+        outcome = submission.taken
+        if outcome is not None:
             if isinstance(outcome, Granted) and submission.nameless_acquire:
                 return Orphan(submission, outcome)
             return None
-        future.cancel()
         return Orphan(submission) if submission.sequence in self.waiting else None

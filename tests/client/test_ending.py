@@ -216,8 +216,7 @@ if pid == 0:
     gc.collect()
     sys.exit(0)  # an ordinary end: destructors, atexit, everything (a gunicorn worker ends like this)
 _, status = os.waitpid(pid, 0)
-core = hf._running()
-before = len(core.client._transport._sessions)
+
 told = {"status": status, "again": hf.acquire_lock("again"), "release": hf.release_lock("parent"),
         "failed": hf.grant_of("again").renewals_failed}
 hf.close()

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
     from holdfast.stores.capabilities import Capabilities
 
-STORES = ("memory", "sqlite", "postgres", "redis", "cluster")
-NETWORKED = ("postgres", "redis", "cluster")
+STORES = ("memory", "sqlite", "postgres", "redis", "cluster", "plain")
+"""`cluster` is asked over the stream, as by default; `plain` is the same cluster, asked by a request for each call."""
+NETWORKED = ("postgres", "redis", "cluster", "plain")
+CLUSTERS = ("cluster", "plain")
 PATIENCE_SECONDS = 20.0
 TTL_SECONDS = 1.0
 """The shortest that there is: whoever waits for a lease to end waits for so long."""
@@ -37,7 +39,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "store" not in metafunc.fixturenames:
         return
     names = NETWORKED if "proxied" in metafunc.fixturenames else STORES
-    marks: dict[str, Any] = {"cluster": [pytest.mark.cluster]}
+    marks: dict[str, Any] = {each: [pytest.mark.cluster] for each in CLUSTERS}
     metafunc.parametrize(
         "store", [pytest.param(each, marks=marks.get(each, [])) for each in names], scope="function"
     )
@@ -50,7 +52,7 @@ def address(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"memory://{secrets.token_hex(4)}"
     if store == "sqlite":
         return f"sqlite:///{tmp_path / 'locks.db'}"
-    name = {"postgres": "postgres_url", "redis": "redis_url", "cluster": "cluster_endpoints"}[store]
+    name = {"postgres": "postgres_url", "redis": "redis_url"}.get(store, "cluster_endpoints")
     found: str = request.getfixturevalue(name)
     return found
 
@@ -67,12 +69,13 @@ def key() -> str:
 
 
 @pytest.fixture
-async def clients(address: str) -> AsyncIterator[Callable[..., holdfast.AsyncClient]]:
+async def clients(address: str, store: str) -> AsyncIterator[Callable[..., holdfast.AsyncClient]]:
     """`clients(ttl=..)` makes another client of the store under test; all are closed at the end."""
     made: list[holdfast.AsyncClient] = []
 
     def client(where: str = address, **settings: Any) -> holdfast.AsyncClient:
-        made.append(holdfast.connect(where, **{"timeout": PATIENCE_SECONDS} | settings))
+        usual = {"timeout": PATIENCE_SECONDS, "stream": store != "plain"}
+        made.append(holdfast.connect(where, **usual | settings))
         return made[-1]
 
     yield client

@@ -42,7 +42,9 @@ from holdfast_coordinator.node_types import (
 from holdfast_coordinator.raft.snapshots import Header, describe, encode_header
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from holdfast_coordinator.submissions import Submission
 
 
 class FakeNode:
@@ -63,6 +65,7 @@ class FakeNode:
         self._waits_end_at_once = waits_end_at_once
         self._sequence = 0
         self._waiting: dict[Origin, asyncio.Future[Outcome]] = {}
+        self._streamed: dict[Origin, Submission] = {}
         self._told: list[Callable[[], None]] = []
         self.wall_ms = 1_700_000_000_000
 
@@ -90,6 +93,37 @@ class FakeNode:
             self.withdrawn.append(origin)
             self.withdrew.set()
             raise
+
+    def submit_all(self, submissions: Sequence[Submission]) -> None:
+        """In one entry, as a node does it."""
+        origins = {}
+        for submission in submissions:
+            self.submitted.append(submission.operation)
+            if self.answers:
+                answer = self.answers.pop(0)
+                assert not isinstance(answer, BaseException)
+                submission.answer(answer)
+            else:
+                origins[self._origin()] = submission
+        if not origins:
+            return
+        told = self._apply(tuple((origin, each.operation) for origin, each in origins.items()))
+        for origin, submission in origins.items():
+            outcome = told[origin]
+            if isinstance(outcome, Queued):
+                self._streamed[origin] = submission
+                self.queued.set()
+            else:
+                submission.answer(outcome)
+
+    def abandon(self, submission: Submission) -> None:
+        for origin, waiting in self._streamed.items():
+            if waiting is submission:
+                del self._streamed[origin]
+                self._apply(((self._origin(), Withdraw(origin)),))
+                self.withdrawn.append(origin)
+                self.withdrew.set()
+                return
 
     def advance(self, milliseconds: int) -> None:
         """Let cluster time pass."""
@@ -192,6 +226,10 @@ class FakeNode:
             if waiting is not None and not isinstance(outcome, Queued):
                 del self._waiting[origin]
                 waiting.set_result(outcome)
+            streamed = self._streamed.get(origin)
+            if streamed is not None and not isinstance(outcome, Queued):
+                del self._streamed[origin]
+                streamed.answer(outcome)
         self.tell()
         return outcomes
 
@@ -239,6 +277,7 @@ class Caller:
         self.http = http
         self.url = f"http://127.0.0.1:{server.port}"
         self.port = server.port
+        self.server = server
 
     async def send(self, method: str, path: str, **kwargs: Any) -> Reply:
         async with self.http.request(method, self.url + path, **kwargs) as response:

@@ -33,6 +33,7 @@ from holdfast_coordinator.http.problems import Problem, internal, of_http_except
 from holdfast_coordinator.http.rates import Rates
 from holdfast_coordinator.http.rights import CALLS
 from holdfast_coordinator.http.sessions import SessionCalls
+from holdfast_coordinator.http.stream import StreamCalls
 from holdfast_coordinator.http.streams import Patience
 from holdfast_coordinator.http.watchers import Watchers
 from holdfast_coordinator.machine import Limits
@@ -107,9 +108,13 @@ def create_app(
         client_max_size=limits.body_bytes_max,
     )
     app[METRICS] = metrics
+    limited = Rates(rates, metrics.now)
+    streams = StreamCalls(calls, limited, patience.slow_reader_seconds)
+    metrics.watch_streams(lambda: len(streams))
     for each in (
         SessionCalls(calls),
-        LockCalls(calls, Rates(rates, metrics.now)),
+        LockCalls(calls, limited),
+        streams,
         HistoryCalls(calls, patience.slow_reader_seconds),
         EventCalls(calls, watchers, patience),
         ClusterCalls(calls, openapi_document()),
@@ -120,6 +125,7 @@ def create_app(
 
     async def stop_watching(app: web.Application) -> None:
         watchers.stop()
+        await streams.stop()
 
     app.on_shutdown.append(stop_watching)
     return app

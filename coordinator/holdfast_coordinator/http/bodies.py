@@ -138,14 +138,14 @@ class Decoder(Generic[T]):
         try:
             return self._msgpack(data) if msgpack else self._json(data)
         except msgspec.ValidationError as error:
-            _refuse_invalid(str(error))
+            refuse_invalid(str(error))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             kind = "msgpack" if msgpack else "JSON"
             detail = "it is empty" if not data else str(error)
             raise bad_request(BODY, f"not valid {kind}: {detail}") from None
 
 
-def _refuse_invalid(message: str) -> NoReturn:
+def refuse_invalid(message: str) -> NoReturn:
     """msgspec's message, turned into a problem that names the field."""
     match = _PATH.match(message)
     what, path = (match["what"], match["path"] or "") if match else (message, "")

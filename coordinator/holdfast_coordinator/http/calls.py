@@ -66,20 +66,24 @@ class Calls:
             outcome = ownership.shown(identity, operation, outcome)
         if isinstance(outcome, expected):
             return outcome
+        raise self.problem_of(identity, outcome)
+
+    def problem_of(self, identity: Identity, outcome: Outcome | Unknown) -> Problem:
+        """What `identity` is told of an outcome that is no success."""
         if isinstance(outcome, Refused):
             problem = of_refusal(outcome, self.node.session_ref)
             if problem.cycle:
                 problem.cycle = cycle_shown(identity, problem.cycle)
-            raise problem
+            return problem
         if isinstance(outcome, Unknown):
-            raise Problem(Code.UNKNOWN_OUTCOME, outcome.detail)
+            return Problem(Code.UNKNOWN_OUTCOME, outcome.detail)
         if isinstance(outcome, Withdrawn):
             detail = "this node was cut off from the leader while the caller waited; nothing was acquired; ask again"
-            raise Problem(Code.NO_LEADER, detail)
+            return Problem(Code.NO_LEADER, detail)
         if isinstance(outcome, Detached):
             detail = "another caller asked again under the same request id and waits now in place of this one"
-            raise Problem(Code.UNKNOWN_OUTCOME, detail)
-        raise TypeError(f"{type(operation).__name__} was answered with {type(outcome).__name__}")
+            return Problem(Code.UNKNOWN_OUTCOME, detail)
+        raise TypeError(f"a call was answered with {type(outcome).__name__}")
 
     async def barrier(self) -> None:
         """Returns when the machine may be read linearizably. A read that cannot be made took no effect: that is never unknown."""

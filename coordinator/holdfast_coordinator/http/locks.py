@@ -16,8 +16,9 @@ from holdfast_coordinator.http import bodies, queries, requests, views
 from holdfast_coordinator.http.audit import operator_of
 from holdfast_coordinator.http.callers import audit_of, identity_of
 from holdfast_coordinator.http.calls import Calls, answer, body_of, decoded, post, query
-from holdfast_coordinator.http.ownership import session_in_table
+from holdfast_coordinator.http.ownership import owned
 from holdfast_coordinator.http.problems import Problem
+from holdfast_coordinator.http.rates import ask_rates
 from holdfast_coordinator.http.rights import authorize, readable
 from holdfast_coordinator.http.visible import lock_shown, page_within
 from holdfast_coordinator.machine.outcomes import (
@@ -31,10 +32,8 @@ from holdfast_coordinator.machine.outcomes import (
 )
 
 if TYPE_CHECKING:
-    from holdfast_coordinator.access import Identity
     from holdfast_coordinator.http.rates import Rates
     from holdfast_coordinator.http.visible import Page
-    from holdfast_coordinator.machine.operations import Acquire
     from holdfast_coordinator.machine.outcomes import ClosedView, LockView
 
 
@@ -71,7 +70,7 @@ class LockCalls:
         started = metrics.now()
         outcome = "cancelled"  # what remains if the caller goes away
         try:
-            self._ask_rates(identity, operation)
+            ask_rates(self._rates, calls.node.machine, owned(identity, operation))
             granted = await calls.submit(identity, operation, Granted)
             outcome = "granted"
         except Problem as problem:
@@ -80,19 +79,6 @@ class LockCalls:
         finally:
             metrics.observe_acquire(outcome, metrics.now() - started)
         return answer(request, views.grant_view(granted))
-
-    def _ask_rates(self, identity: Identity, operation: Acquire) -> None:
-        if not self._rates:
-            return
-        machine = self._calls.node.machine
-        request_id = operation.request_id
-        session = session_in_table(identity, operation.session)
-        if request_id is not None and machine.knows_request(session, request_id):
-            return
-        owner = operation.owner
-        if owner is None:
-            owner = machine.session_owner(session)
-        self._rates.ask(operation.keys, owner)
 
     async def release(self, request: web.Request) -> web.Response:
         body = await body_of(request, bodies.decode_release)

@@ -16,6 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from holdfast._version import __version__
+from holdfast_coordinator.http.durations import Durations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,13 +60,15 @@ class Metrics:
             buckets=_REQUEST_BUCKETS,
             registry=self.registry,
         )
-        self._acquires = Histogram(
+        acquires = Durations(
             "holdfast_acquire_wait_seconds",
             "How long an acquire took to be decided, by its outcome.",
-            ("outcome",),
-            buckets=_REQUEST_BUCKETS,
-            registry=self.registry,
+            "outcome",
+            _REQUEST_BUCKETS,
         )
+        self.registry.register(acquires)
+        self.observe_acquire = acquires.observe
+        """The outcome (`granted`, or the code of the refusal) and the seconds that it took."""
         self._rejected = Counter(
             "holdfast_rejected_total",
             "Requests that were refused, by the code of the answer.",
@@ -80,6 +83,9 @@ class Metrics:
         )
         self._watchers = Gauge(
             "holdfast_watchers", "Streams of events that are open.", registry=self.registry
+        )
+        self._streams = Gauge(
+            "holdfast_streams", "Connections of clients that carry calls.", registry=self.registry
         )
         self._watches_ended = Counter(
             "holdfast_watches_ended_total",
@@ -118,7 +124,6 @@ class Metrics:
         )
         # Looking a child up by its labels costs more than the observation; there are few, because all labels are bounded.
         self._request_children: dict[tuple[str, str, int], Histogram] = {}
-        self._acquire_children: dict[str, Histogram] = {}
 
     def watch(self, node: NodePort) -> None:
         """From now on a scrape also tells this node's state. Once for each node."""
@@ -134,6 +139,9 @@ class Metrics:
     def watch_watchers(self, count: Callable[[], int]) -> None:
         self._watchers.set_function(count)
 
+    def watch_streams(self, count: Callable[[], int]) -> None:
+        self._streams.set_function(count)
+
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         labels = (route, method, status)
         child = self._request_children.get(labels)
@@ -142,12 +150,6 @@ class Metrics:
             child = self._requests.labels(route, known, str(status))
             if known == method:
                 self._request_children[labels] = child
-        child.observe(seconds)
-
-    def observe_acquire(self, outcome: str, seconds: float) -> None:
-        child = self._acquire_children.get(outcome)
-        if child is None:
-            child = self._acquire_children[outcome] = self._acquires.labels(outcome)
         child.observe(seconds)
 
     def count_rejected(self, reason: str, limit: str | None = None) -> None:

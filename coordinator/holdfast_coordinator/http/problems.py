@@ -61,6 +61,7 @@ _TITLES: Final = {
     Code.CONFLICT: "The same name was used for another request",
     Code.SESSION_EXPIRED: "The session has ended",
     Code.TOO_LARGE: "The request is too large",
+    Code.UPGRADE_REQUIRED: "Another protocol is needed",
     Code.UNSUPPORTED_MEDIA_TYPE: "The media type is not supported",
     Code.LIMIT_REACHED: "A limit is reached",
     Code.INTERNAL: "A fault of the server",
@@ -130,7 +131,6 @@ class Problem(Exception):
         return wire.HTTP_STATUS[self.code]
 
     def response(self) -> web.Response:
-        code = self.code
         retry_after_ms = self.retry_after_ms
         headers = {"Content-Type": wire.MEDIA_PROBLEM, "Cache-Control": "no-store"}
         if retry_after_ms is not None:
@@ -138,7 +138,11 @@ class Problem(Exception):
             headers["Retry-After"] = str(-(-retry_after_ms // 1000))
         if self.headers is not None:
             headers.update(self.headers)
-        body = ProblemBody(
+        return web.Response(body=_encode(self.body()), status=self.status, headers=headers)
+
+    def body(self) -> ProblemBody:
+        code = self.code
+        return ProblemBody(
             type=f"urn:holdfast:problem:{code}",
             title=_TITLES[code],
             status=self.status,
@@ -152,9 +156,8 @@ class Problem(Exception):
             closed=self.closed,
             cycle=self.cycle,
             first_revision=self.first_revision,
-            retry_after_ms=retry_after_ms,
+            retry_after_ms=self.retry_after_ms,
         )
-        return web.Response(body=_encode(body), status=self.status, headers=headers)
 
 
 def bad_request(field: str, detail: str) -> Problem:

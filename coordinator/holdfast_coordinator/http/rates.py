@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from holdfast_coordinator.config import Rate
+    from holdfast_coordinator.machine import Machine
+    from holdfast_coordinator.machine.operations import Acquire
 
 BURST_SECONDS: Final = 1.0
 """A bucket holds what comes in within a second, and at least one: workers start together, and a second is soon made up for."""
@@ -49,6 +51,19 @@ class Rates:
                 )
         for bucket in concerned:
             bucket.level -= 1
+
+
+def ask_rates(rates: Rates, machine: Machine, operation: Acquire) -> None:
+    """Ask them for an acquire that the machine has not seen: a repeat, and the continuation of a wait, were let in before."""
+    if not rates:
+        return
+    request_id = operation.request_id
+    if request_id is not None and machine.knows_request(operation.session, request_id):
+        return
+    owner = operation.owner
+    if owner is None:
+        owner = machine.session_owner(operation.session)
+    rates.ask(operation.keys, owner)
 
 
 class _Bucket:

@@ -242,6 +242,21 @@ class Machine:
         )
         return list(islice(found, limit))
 
+    @property
+    def losses(self) -> int:
+        """How many sessions and holds ended against their holders' will: whoever may have to tell one sees that it has grown."""
+        totals = self.state.totals
+        return totals.expired_sessions + totals.forced_holds
+
+    def has_ended(self, session: str) -> bool:
+        """Whether it was open and is over. False also of one that is not known (yet), and of one that is forgotten."""
+        return session in self.state.history.ended_sessions
+
+    def forced_of(self, session: str) -> tuple[int, ...]:
+        """Tokens of its holds that an operator ended, and that it has not let go of."""
+        record = self.state.sessions.get(session)
+        return () if record is None or record.forced is None else tuple(record.forced)
+
     def knows_request(self, session: str, request_id: int | str) -> bool:
         """Whether an acquire of this name has come before: what asks again is let through where new requests are not."""
         record = self.state.sessions.get(session)
