@@ -120,7 +120,7 @@ class FakeNode:
         for origin, waiting in self._streamed.items():
             if waiting is submission:
                 del self._streamed[origin]
-                self._apply(((self._origin(), Withdraw(origin)),))
+                self._apply(((self._origin(), Withdraw(*origin)),))
                 self.withdrawn.append(origin)
                 self.withdrew.set()
                 return
