@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from signal import Signals
@@ -67,6 +68,20 @@ async def leader_of(cluster: Kept, http: aiohttp.ClientSession) -> str:
             await asyncio.sleep(0.05)
 
 
+async def step_down(cluster: Kept, http: aiohttp.ClientSession, work: Work) -> None:
+    """`holdfast step-down` names another leader when it returns, and work goes on."""
+    before, done = await leader_of(cluster, http), len(work.tokens)
+    command = ("-m", "holdfast", "step-down", "--endpoints", cluster.endpoints)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdout=asyncio.subprocess.PIPE
+    )
+    said = (await process.communicate())[0].decode().split()
+    assert process.returncode == 0
+    assert said[1:] == ["leads", "now"]
+    assert said[0] in set(cluster.names) - {before}
+    await until(lambda: len(work.tokens) > done)
+
+
 async def restart_each(cluster: Kept, http: aiohttp.ClientSession, work: Work) -> None:
     """SIGTERM to one after the other, the leader last. Work goes on in between."""
     leader = await leader_of(cluster, http)
@@ -101,6 +116,7 @@ async def test_the_directories_of_level_1_are_upgraded_node_by_node_under_load(
             working = asyncio.ensure_future(work.go_on())
             await until(lambda: bool(work.tokens))
             assert min(work.tokens) > max(told["held"].values()), "tokens go on where they were"
+            await step_down(cluster, http, work)
             cluster.hold_at(None)
             await restart_each(cluster, http, work)
             raised = f'"format_level": {HIGHEST}'
