@@ -292,6 +292,29 @@ async def test_what_keeps_or_ends_something_is_taken_by_a_node_that_refuses_acqu
     await asyncio.gather(*crowd)
 
 
+async def test_renewals_wait_for_company_and_share_an_entry(cluster: Cluster) -> None:
+    """Nobody waits for a renewal; most of what it costs is the entry."""
+    sessions = [letter * 32 for letter in "xyz"]
+    for session in sessions:
+        await done(cluster, "n2", OpenSession(session, 10_000))
+    renewals = [ask(cluster, "n2", RenewSession(session)) for session in sessions]
+    before = len(cluster.log.entries)
+    await cluster.settle()
+    assert not any(each.done() for each in renewals)
+    await done(cluster, "n2", anonymous())
+    assert [type(each.result()) for each in renewals] == [Renewed] * 3
+    assert len(cluster.log.entries) == before + 1
+
+
+async def test_a_renewal_without_company_goes_alone(cluster: Cluster) -> None:
+    await done(cluster, "n2", OpenSession(SESSION, 10_000))
+    renewal = ask(cluster, "n2", RenewSession(SESSION))
+    await cluster.settle()
+    cluster.keep_house()
+    await cluster.settle()
+    assert isinstance(renewal.result(), Renewed)
+
+
 async def test_a_message_that_is_not_ours_changes_nothing(cluster: Cluster) -> None:
     node = cluster.nodes["n1"]
     await cluster.settle()
