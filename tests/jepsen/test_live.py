@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_coordinator.machine import Record
 from holdfast_coordinator.machine.operations import Acquire, Release
 from holdfast_coordinator.machine.outcomes import Granted, Refused, Released
 from holdfast_jepsen.history import Belief, History, Lease, Operation
@@ -180,6 +181,18 @@ def test_a_run_that_proves_nothing_is_not_valid(
     verdict = verdict_of(busy_history(), **changes)
     assert verdict.answer == answer
     assert told in " ".join(verdict.reasons)
+
+
+def test_what_is_older_than_the_trail_is_not_asked_of_it() -> None:
+    """The trail keeps the last grants only: that it lacks the older ones is no lie, that it lacks a newer one is."""
+    history = busy_history()
+    told = {n: Record(n, "granted", 0, 0, n, ("k",)) for n in range(11, 21)}
+    assert verdict_of(history, told=told).answer == "valid"
+    del told[15]
+    assert (
+        "token 15 was granted, and watchers were told None"
+        in verdict_of(history, told=told).reasons
+    )
 
 
 def test_a_double_grant_is_found_in_a_live_history() -> None:

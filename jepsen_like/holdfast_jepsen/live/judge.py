@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast_coordinator.machine import Record
 from holdfast_jepsen.checker import linearizability, orders, story
+from holdfast_jepsen.history import History
 from holdfast_jepsen.sim.world import SECOND
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from holdfast_jepsen.history import History
     from holdfast_jepsen.history.history import Operation
     from holdfast_jepsen.live.cluster import LiveCluster
 
@@ -57,7 +57,7 @@ def judge(
 ) -> Judgement:
     """Of one run. `phases`: when the faults began, when they were healed, and when the clients ended."""
     found = [*failures, *orders.token_order(history), *orders.beliefs(history)]
-    found += story.check(history, told)
+    found += story.check(_since(history, told), told)
     doubts = list(broken)
     culprits: list[Operation] = []
     illegal: list[str] = []
@@ -79,6 +79,12 @@ def judge(
     return Judgement(answer, found + doubts, rates, tuple(culprits), tuple(illegal))
 
 
+def _since(history: History, told: Mapping[int, Record]) -> History:
+    """Without what is older than the trail: it is bounded, and a long run fills it."""
+    first = min((each.token for each in told.values() if each.kind == "granted"), default=0)
+    return History([each for each in history.operations if each.token >= first])
+
+
 def rates_of(history: History, phases: tuple[int, int, int]) -> tuple[float, float, float]:
     """Answers a second before, during and after the faults."""
     answered = sorted(
@@ -95,8 +101,10 @@ def rates_of(history: History, phases: tuple[int, int, int]) -> tuple[float, flo
     return rates[0], rates[1], rates[2]
 
 
-async def agreement(cluster: LiveCluster, http: aiohttp.ClientSession) -> list[str]:
-    """Nobody asks any more: all nodes come to one applied index, with one state."""
+async def agreement(
+    cluster: LiveCluster, http: aiohttp.ClientSession
+) -> tuple[list[str], list[str]]:
+    """Nobody asks any more: all nodes come to one applied index, with one state. (What is wrong, what could not be compared)"""
     loop = asyncio.get_running_loop()
     end = loop.time() + AGREE_SECONDS
     seen: list[Any] = []
@@ -106,12 +114,16 @@ async def agreement(cluster: LiveCluster, http: aiohttp.ClientSession) -> list[s
             states = {(each["applied_index"], each["state_hash"]) for each in seen}
             indices = {index for index, _ in states}
             if len(indices) < len(states):
-                return [f"at one index the nodes have different states: {sorted(states)}"]
+                return [f"at one index the nodes have different states: {sorted(states)}"], []
             if len(states) == 1:
-                return []
+                return [], []
         await asyncio.sleep(LOOK_SECONDS)
+    seen = [await cluster.status(name, http) for name in cluster.names]
+    if None not in seen and len({each["applied_index"] for each in seen}) == 1:
+        # A node refuses to hash a state of tens of thousands of things: it would stand still meanwhile.
+        return [], ["the nodes are at one index, and would not say the hash of their states"]
     shown = [each and (each["node"], each["applied_index"], each["leader"]) for each in seen]
-    return [f"{AGREE_SECONDS:g} s after the last request the nodes do not agree: {shown}"]
+    return [f"{AGREE_SECONDS:g} s after the last request the nodes do not agree: {shown}"], []
 
 
 async def story_of(

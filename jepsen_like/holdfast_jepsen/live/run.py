@@ -95,6 +95,7 @@ class _Run:
     phases: list[int] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     story: dict[int, Any] = field(default_factory=dict)
 
 
@@ -181,7 +182,8 @@ async def _play(
     history, gathered.missing = await _last_word(options, world, cluster, history, http)
     nemesis.look_around()
     gathered.failures += nemesis.failures
-    gathered.failures += await judge.agreement(cluster, http)
+    wrong, gathered.doubts = await judge.agreement(cluster, http)
+    gathered.failures += wrong
     mix = mix_of(options.workload, options.seed)
     gathered.story, told = await judge.story_of(cluster, http, mix.keys)
     gathered.failures += told
@@ -197,7 +199,7 @@ async def _play(
         planned=Counter(fault.kind for fault in faults),
         fired=nemesis.fired,
         phases=(gathered.phases[0], gathered.phases[1], gathered.phases[2]),
-        broken=clients.broken,
+        broken=[*clients.broken, *gathered.doubts],
     )
     shifted = [_shifted(fault, begin) for fault in faults]
     acts = [(_shifted(fault, begin), at, what) for fault, at, what in nemesis.acts]
