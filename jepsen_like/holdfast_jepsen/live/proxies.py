@@ -22,8 +22,21 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 PIECE_BYTES = 65536
-HELD_SECONDS = 0.02
-"""How often a held piece looks whether its link is open again."""
+LOST_SECONDS = 1.0
+"""What has not arrived after so long is held back: longer than the longest delay."""
+
+
+class _Sink:
+    """Where a probe arrives."""
+
+    def __init__(self) -> None:
+        self.got = b""
+
+    def write(self, piece: bytes) -> None:
+        self.got += piece
+
+    async def drain(self) -> None:
+        """There is always room."""
 
 
 class Proxies:
@@ -41,8 +54,9 @@ class Proxies:
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._cut: set[Link] = set()
+        self._mended = asyncio.Event()
+        """Of the next `mend`: whoever waits looks again."""
         self._late: dict[str, float] = {}
-        self._held: Counter[Link] = Counter()
         self._delayed: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
@@ -105,7 +119,7 @@ class Proxies:
             up.transport.abort()
 
     async def _pass_on(
-        self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter | _Sink
     ) -> None:
         with contextlib.suppress(ConnectionError):
             while piece := await reader.read(PIECE_BYTES):
@@ -118,8 +132,7 @@ class Proxies:
 
     async def _until_open(self, link: Link) -> None:
         while link in self._cut:
-            self._held[link] += 1
-            await asyncio.sleep(HELD_SECONDS)
+            await self._mended.wait()
 
     # What the run asks.
 
@@ -145,12 +158,12 @@ class Proxies:
             raise Unavailable("loss of packets needs network namespaces: a proxy sees no packets")
 
     async def cut(self, links: Sequence[Link]) -> None:
-        for link in links:
-            self._held[link] = 0
         self._cut.update(links)
 
     async def mend(self, links: Sequence[Link]) -> None:
         self._cut.difference_update(links)
+        mended, self._mended = self._mended, asyncio.Event()
+        mended.set()
 
     async def slow(self, node: str, milliseconds: int) -> None:
         self._delayed[node] = 0
@@ -160,8 +173,16 @@ class Proxies:
         raise Unavailable("a proxy sees no packets")
 
     async def passes(self, link: Link) -> bool:
-        """No only if something was held back since the cut: a link over which nobody speaks proves nothing."""
-        return link not in self._cut or self._held[link] == 0
+        """A probe goes the way of every piece of this direction, whether or not anybody speaks over it at the moment."""
+        probe, sink = asyncio.StreamReader(), _Sink()
+        probe.feed_data(b"probe")
+        probe.feed_eof()
+        try:
+            async with asyncio.timeout(LOST_SECONDS):
+                await self._pass_on(link, probe, sink)
+        except TimeoutError:
+            return False
+        return sink.got == b"probe"
 
     async def disturbed(self, node: str) -> int:
         return self._delayed[node]
