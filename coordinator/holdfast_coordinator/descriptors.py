@@ -16,6 +16,10 @@ RESERVED: Final = 256
 """For the journal, snapshots, up to nine peers with a connection each way, what is connecting, and the interpreter."""
 
 
+FEW: Final = 2_000
+"""Connections: less than two clients at their own bound. Whoever starts a node with so few should hear of it."""
+
+
 def raise_limit() -> int:
     """Let this process have as many descriptors as it is allowed to ask for; so many. (The usual limit of 1,024 is that of programs
     which use `select`; the one that an administrator sets is the hard one.)"""

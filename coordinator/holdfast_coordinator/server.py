@@ -70,7 +70,7 @@ async def _serve(
     node, engine = build(config, name, bootstrap=bootstrap)
     node.apply_observer = metrics.observe_apply
     limits = descriptors.within(config.http_limits, descriptors.raise_limit())
-    if limits != config.http_limits:
+    if limits.connections_max < min(descriptors.FEW, config.http_limits.connections_max):
         log.warning("few_descriptors", node=name, connections_max=limits.connections_max)
     try:
         tls = config.http_tls
