@@ -137,10 +137,10 @@ class Connection(web.RequestHandler):
             self._await_reader()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)  # which closes it, and so may begin to wait for the reader
         for timer in (self._timer, self._stuck):
             if timer is not None:
                 timer.cancel()
-        super().connection_lost(exc)
         self.left()
 
     def _expect_head(self) -> None:
