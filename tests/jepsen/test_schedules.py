@@ -18,6 +18,7 @@ from holdfast_jepsen.sim.world import MILLISECOND, SECOND
 CORPUS = Path(__file__).parent / "corpus"
 FOUND = CORPUS / "found-by-hypothesis.json"
 """Written when the test below fails. Give it a name that tells what it was, once that is known."""
+pytestmark = pytest.mark.timeout(300)
 SECONDS = 4.0
 
 FAULTS = st.builds(

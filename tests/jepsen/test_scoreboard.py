@@ -23,6 +23,7 @@ FOUND_WITHIN = {
     "grants-twice": 2,
 }
 """Seeds, for the mutants that are quick to find; the others are left to the whole scoreboard."""
+pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[2]
 
 

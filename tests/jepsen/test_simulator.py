@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from holdfast_jepsen.sim.rng import Rng
 from holdfast_jepsen.sim.run import run
 from holdfast_jepsen.sim.world import SECOND, Actor, World
 
+pytestmark = pytest.mark.timeout(300)
 SECONDS = 4.0
 """Of faults, in virtual time: a slice. `python -m holdfast_jepsen sim` runs longer ones."""
 
@@ -22,20 +24,44 @@ CORPUS = (3, 7, 12)
 """Seeds that are kept. Whoever finds a seed that was invalid adds it here, with what it was in the track record."""
 
 
-def trace_hash_elsewhere(seed: int, hash_seed: str) -> str:
+VERSIONS = ("3.11", "3.12", "3.13", "3.14")
+
+
+def interpreters() -> tuple[list[str], list[str]]:
+    """(those that can import the harness, the versions that are absent or have none of what it needs)."""
+    usable, absent = [sys.executable], []
+    for version in VERSIONS:
+        if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+            continue
+        path = shutil.which(f"python{version}")
+        command = [path or "", "-c", "import holdfast_jepsen.sim.run"]
+        if path and subprocess.run(command, capture_output=True, check=False).returncode == 0:  # noqa: S603
+            usable.append(path)
+        else:
+            absent.append(version)
+    return usable, absent
+
+
+def trace_hash_elsewhere(seed: int, hash_seed: str, python: str = sys.executable) -> str:
     """Of a run in another process, with another order of every set of strings."""
     program = f"from holdfast_jepsen.sim.run import run; print(run({seed}, fault_seconds={SECONDS}).trace_hash)"
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        [python, "-c", program], env=environment, capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
 
 
 @pytest.mark.slow
 def test_a_seed_is_one_run() -> None:
-    """The same seed gives the same trace, event for event, in every process and under every hash seed."""
-    assert trace_hash_elsewhere(11, "1") == run(11, fault_seconds=SECONDS).trace_hash
+    """The same seed gives the same trace, event for event, in every process, under every hash seed, and on every interpreter that
+    is here; the others are named in the output."""
+    usable, absent = interpreters()
+    print(  # noqa: T201 - an interpreter that is not here must not be taken for one that agreed
+        f"without these interpreters, which are not here: {', '.join(absent) or 'none'}"
+    )
+    hashes = {trace_hash_elsewhere(11, str(n), python) for n, python in enumerate(usable, 1)}
+    assert hashes == {run(11, fault_seconds=SECONDS).trace_hash}
 
 
 @pytest.mark.slow
