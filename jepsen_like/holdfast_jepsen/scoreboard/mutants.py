@@ -105,10 +105,6 @@ def _clearing(journal: Any, store: Any) -> Any:
 _recover = recovery.recover
 
 
-def _has_nothing(_kernel: Kernel, _index: int, _term: int) -> bool:
-    return False
-
-
 class ElectsNobodyLater(Kernel):
     """After some terms nobody stands any more."""
 
@@ -256,9 +252,6 @@ MUTANTS = (
     Mutant("journal-cleared", "D1", "a journal that is longer than its snapshot is cleared at a start",
            lambda: Variant(settings=lambda s: replace(s, compact_after=50), around=lambda: _patched(
                recovery, "recover", _clearing), kinds=("kill", "kill-at-point", "crash-at-step"), workload="hot-key")),
-    Mutant("older-snapshot", "D10", "a snapshot is installed over a log that has more",
-           lambda: Variant(settings=lambda s: replace(s, compact_after=50, compact_keep=1), around=lambda: _patched(
-               Kernel, "_has", _has_nothing), kinds=("isolate", "losses", "kill", "slow-links"), workload="many-keys")),
     Mutant("suspended-clock", "D30", "a client's clock stops while its machine sleeps",
            _client(ClockStopsInSuspend, kinds=("pause-client",), workload="short-leases")),
     Mutant("lost-disk-votes", "D37", "a node on an empty disk votes and is counted",
