@@ -184,6 +184,7 @@ class Node:
     def submit_all(self, submissions: Sequence[Submission]) -> None:
         """See `NodePort`."""
         now_ns, books = self._clock_ns(), self._submissions
+        is_patient = True
         for submission in submissions:
             refused = self._refused_at_once(submission.operation)
             if refused is not None:
@@ -191,7 +192,11 @@ class Node:
             else:
                 submission.admitted_ns = now_ns
                 books.admit(submission)
-        self._schedule_pump()
+                is_patient = is_patient and isinstance(submission.operation, RenewSession)
+        if is_patient:
+            self._schedule_patient_pump()
+        else:
+            self._schedule_pump()
 
     def abandon(self, submission: Submission) -> None:
         """See `NodePort`."""

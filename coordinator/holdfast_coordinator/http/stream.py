@@ -240,11 +240,7 @@ class _Connection:
         Who asks is whoever opened the connection.
         """
         stream, identity = self._stream, self._identity
-        authorize(
-            identity,
-            frames.call_of(entry),
-            entry.names if type(entry) is frames.AcquireEntry else None,
-        )
+        authorize(identity, frames.call_of(entry), frames.keys_of(entry))
         if len(self._open) >= stream_wire.WINDOW:
             raise Problem(Code.OVERLOADED, "the window of this connection is used up")
         operation = owned(identity, frames.operation_of(entry, stream.calls.machine_limits))

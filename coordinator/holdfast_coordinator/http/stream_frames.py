@@ -198,6 +198,13 @@ def call_of(entry: AnyEntry) -> str:
     return _CALLS[type(entry)]
 
 
+def keys_of(entry: AnyEntry) -> Sequence[str] | None:
+    """Those that it names; None: it names a session instead."""
+    if type(entry) is not AcquireEntry:
+        return None
+    return (entry.names,) if isinstance(entry.names, str) else entry.names
+
+
 _CALLS: Final[dict[type, str]] = {
     OpenEntry: "POST /v1/sessions",
     RenewEntry: "POST /v1/sessions/renew",
