@@ -29,6 +29,18 @@ ENDED: Final = 10
 FORCED: Final = 11
 """Pushed: an operator ended holds of a session of this connection."""
 
+WATCH: Final = 12
+"""Follow what happens; the answer says from where on."""
+EVENTS: Final = 13
+"""From the node: what happened. From the client: room for so many more."""
+UNWATCH: Final = 14
+"""No more of it."""
+
+EVENTS_WINDOW_MAX: Final = 1_024
+"""Events of one watch that may be on their way. What happened meanwhile stands in the trail, and is read when there is room."""
+WATCHES_MAX: Final = 16
+"""Watches of one connection."""
+
 WINDOW: Final = 16_384
 """Operations of one connection that may be unanswered, waiting acquires included. What is beyond it is refused as `overloaded`."""
 FRAME_OPERATIONS_MAX: Final = 512

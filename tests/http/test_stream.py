@@ -274,6 +274,93 @@ async def test_a_hold_that_an_operator_ends_is_pushed(caller, peer):
     assert await peer.ask(numbers.RENEW, 3, SESSION) == [numbers.RENEW, 3, 10_000, [1]]
 
 
+async def happen(peer: Peer, key: str, request_id: int) -> int:
+    """A lock cycle: two events. The token."""
+    token: int = (await peer.ask(*acquire(1_000 + request_id, SESSION, request_id, key)))[2]
+    await peer.ask(numbers.RELEASE, 2_000 + request_id, SESSION, token)
+    return token
+
+
+async def test_a_watch_tells_what_happens_under_its_prefix(caller, peer):
+    """In the order of the log, with the revisions by which it can be resumed; on a connection that goes on with its calls."""
+    await peer.ask(numbers.OPEN, 1, SESSION, 60_000)
+    async with connected(caller) as watcher:
+        assert await watcher.ask(numbers.WATCH, 7, "a/") == [numbers.WATCH, 7, 0, 1]
+        await happen(peer, "b/1", 1)
+        token = await happen(peer, "a/1", 2)
+        heard: list[Any] = []
+        while len(heard) < 2:
+            kind, call, events = await watcher.hear()
+            assert (kind, call) == (numbers.EVENTS, 7)
+            heard += events
+        assert [(each["revision"], each["kind"], each["token"]) for each in heard] == [
+            (3, "granted", token),
+            (4, "ended", token),
+        ]
+        assert await watcher.ask(numbers.UNWATCH, 7) == [numbers.UNWATCH, 7]
+        assert (await watcher.ask(*acquire(8, SESSION, 9, "a/2")))[:2] == [numbers.ACQUIRE, 8]
+        resumed = await watcher.ask(numbers.WATCH, 9, "a/", 3)
+        assert resumed == [numbers.WATCH, 9, 3, 1]
+        kind, call, events = await watcher.hear()
+        assert [each["revision"] for each in events] == [4, 5]
+
+
+async def test_a_watch_sends_no_more_than_its_client_has_room_for(caller, peer):
+    """The rest stays in the trail, and comes when the client says so."""
+    await peer.ask(numbers.OPEN, 1, SESSION, 60_000)
+    for number in range(1, 4):
+        await happen(peer, "k", number)
+    async with connected(caller) as watcher:
+        assert (await watcher.ask(numbers.WATCH, 7, "", 0, 2))[:2] == [numbers.WATCH, 7]
+        assert [each["revision"] for each in (await watcher.hear())[2]] == [1, 2]
+        assert (await watcher.ask(numbers.RENEW, 8, SESSION))[1] == 8  # and no third event
+        await watcher.say([numbers.EVENTS, 7, 1])
+        assert [each["revision"] for each in (await watcher.hear())[2]] == [3]
+        await watcher.say([numbers.EVENTS, 7, 1_000])
+        assert [each["revision"] for each in (await watcher.hear())[2]] == [4, 5, 6]
+
+
+async def test_what_is_no_longer_kept_is_told_to_a_watch(peer, node):
+    """Then it is over: the locks have to be read anew."""
+    node.machine.trail.open_first = 100
+    kind, call, status, problem = await peer.ask(numbers.WATCH, 7, "", 5)
+    assert (kind, call, status, problem["code"]) == (numbers.REFUSED, 7, 410, "no_longer_kept")
+    assert problem["first_revision"] == 100
+
+
+@pytest.mark.parametrize(
+    ("entry", "field"),
+    [
+        ([numbers.WATCH, 7, "a\nb"], "prefix"),
+        ([numbers.WATCH, 7, "", 10**6], "after"),
+        ([numbers.WATCH, 7, "", None, 0], "window"),
+        ([numbers.WATCH, 7, "", None, numbers.EVENTS_WINDOW_MAX + 1], "window"),
+    ],
+)
+async def test_a_watch_that_makes_no_sense_is_refused_by_name(peer, entry, field):
+    """As everything is."""
+    kind, call, status, problem = await peer.ask(*entry)
+    assert (kind, call, status, problem["field"]) == (numbers.REFUSED, 7, 400, field)
+
+
+async def test_watches_are_few_and_end_with_their_connection(caller, peer, node):
+    """A connection has a bound of its own, a node another."""
+    async with connected(caller) as watcher:
+        for number in range(1, numbers.WATCHES_MAX + 1):
+            assert (await watcher.ask(numbers.WATCH, number))[0] == numbers.WATCH
+        refused = await watcher.ask(numbers.WATCH, 99)
+        assert (refused[2], refused[3]["code"]) == (429, "limit_reached")
+        refused = await watcher.ask(numbers.WATCH, 1)
+        assert (refused[2], refused[3]["field"]) == (400, "call")
+        assert (
+            f"holdfast_watchers {numbers.WATCHES_MAX}.0"
+            in (await caller.get("/metrics")).raw.decode()
+        )
+    told = ""
+    while "holdfast_watchers 0.0" not in told:
+        told = (await caller.get("/metrics")).raw.decode()
+
+
 async def test_who_comes_back_stands_where_it_stood(caller, peer, node):
     """A connection breaks while an acquire waits; asked for again on another one, under the same request id, it has its place."""
     await peer.ask(numbers.OPEN, 1, SESSION, 60_000)

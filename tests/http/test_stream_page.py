@@ -56,7 +56,7 @@ def test_the_bytes_are_what_the_lines_above_them_say():
 def test_every_kind_is_in_the_tables_with_all_its_fields():
     """A field that is added must be told here."""
     for kind, fields in stream_frames.FIELDS.items():
-        (row,) = re.findall(rf"^\| {kind} \| `\[{kind}, (.*?)\]` \| `POST", PAGE, re.MULTILINE)
+        row = re.findall(rf"^\| {kind} \| `\[{kind}, (.*?)\]` \|", PAGE, re.MULTILINE)[0]
         names = [each.partition("=")[0] for each in row.split(", ")]
         assert names == [{"names": "keys"}.get(each, each) for each in fields]
     answers = re.findall(r"^\| (\d+) \| `\[\1, (?:call|0)", PAGE, re.MULTILINE)
@@ -66,6 +66,7 @@ def test_every_kind_is_in_the_tables_with_all_its_fields():
 
 KINDS = {
     "HELLO", "OPEN", "RENEW", "CLOSE", "ACQUIRE", "RELEASE", "CANCEL", "COMPLETE", "CHECKPOINT", "REFUSED", "ENDED", "FORCED",
+    "WATCH", "EVENTS", "UNWATCH",
 }  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def create_app(
     )
     app[METRICS] = metrics
     limited = Rates(rates, metrics.now)
-    streams = StreamCalls(calls, limited, patience.slow_reader_seconds)
+    streams = StreamCalls(calls, limited, watchers, patience.slow_reader_seconds)
     metrics.watch_streams(lambda: len(streams))
     for each in (
         SessionCalls(calls),

@@ -59,7 +59,7 @@ class EventCalls:
         after = queries.revision(values)
         resumed = queries.last_event_id(request.headers.get(queries.LAST_EVENT_ID))
         # A reader that comes back sends both: the URL that it began with, and what it has seen since.
-        after = await self._start(after if resumed is None else resumed)
+        after = await start_after(self._calls, after if resumed is None else resumed)
         watchers = self._watchers
         if watchers.count >= self._calls.limits.watchers_max:
             detail = "as many watchers as this node takes are here; try another node"
@@ -69,22 +69,6 @@ class EventCalls:
             return await self._follow(request, prefixes, after)
         finally:
             watchers.leave()
-
-    async def _start(self, after: int | None) -> int:
-        """After which revision the stream begins. Raises `Problem`: what follows it is not kept, or it is not of this cluster."""
-        trail = self._node.machine.trail
-        if after is None:
-            return trail.last_revision
-        if after > trail.last_revision:
-            # Either this node is behind the one that the caller has seen, or the number is not from here.
-            await self._calls.barrier()
-            trail = self._node.machine.trail
-            if after > trail.last_revision:
-                raise bad_request("after", f"is beyond the last revision, {trail.last_revision}")
-        if after + 1 < trail.first_revision:
-            detail = f"the oldest event that is kept is {trail.first_revision}: read the locks anew, and watch from now on"
-            raise Problem(Code.NO_LONGER_KEPT, detail, first_revision=trail.first_revision)
-        return after
 
     async def _follow(
         self, request: web.Request, prefixes: tuple[str, ...], after: int
@@ -132,6 +116,28 @@ class EventCalls:
     def _gone(self, reason: str, detail: str) -> GoneEvent:
         self._calls.metrics.count_watch_ended(reason)
         return GoneEvent(reason, detail, self._node.machine.trail.first_revision)
+
+
+async def start_after(calls: Calls, after: int | None) -> int:
+    """After which revision events begin. Raises `Problem`: what follows it is not kept, or it is not of this cluster."""
+    trail = calls.node.machine.trail
+    if after is None:
+        return trail.last_revision
+    if after > trail.last_revision:
+        # Either this node is behind the one that the caller has seen, or the number is not from here.
+        await calls.barrier()
+        trail = calls.node.machine.trail
+        if after > trail.last_revision:
+            raise bad_request("after", f"is beyond the last revision, {trail.last_revision}")
+    if after + 1 < trail.first_revision:
+        raise dropped(trail.first_revision)
+    return after
+
+
+def dropped(first_revision: int) -> Problem:
+    """Records that the reader has not had are not there any more."""
+    detail = f"the oldest event that is kept is {first_revision}: read the locks anew, and watch from now on"
+    return Problem(Code.NO_LONGER_KEPT, detail, first_revision=first_revision)
 
 
 def event(kind: str, data: msgspec.Struct, revision: int | None) -> bytes:

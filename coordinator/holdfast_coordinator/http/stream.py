@@ -22,12 +22,14 @@ from aiohttp import WSMsgType, hdrs, web
 
 from holdfast import stream_wire
 from holdfast.wire import Code
+from holdfast_coordinator.http import fields
 from holdfast_coordinator.http import stream_frames as frames
 from holdfast_coordinator.http.callers import identity_of
 from holdfast_coordinator.http.ownership import owned, session_in_table
-from holdfast_coordinator.http.problems import Problem
+from holdfast_coordinator.http.problems import Problem, bad_request
 from holdfast_coordinator.http.rates import ask_rates
-from holdfast_coordinator.http.rights import authorize
+from holdfast_coordinator.http.rights import authorize, readable
+from holdfast_coordinator.http.stream_watch import Watch
 from holdfast_coordinator.machine.operations import Acquire
 from holdfast_coordinator.machine.outcomes import Outcome
 from holdfast_coordinator.submissions import Submission
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from holdfast_coordinator.http.calls import Calls
     from holdfast_coordinator.http.rates import Rates
+    from holdfast_coordinator.http.watchers import Watchers
     from holdfast_coordinator.machine.operations import Operation
     from holdfast_coordinator.node_types import Unknown
 
@@ -66,10 +69,13 @@ TELL_SECONDS: Final = 0.05
 class StreamCalls:
     """The route, and the connections of one node."""
 
-    def __init__(self, calls: Calls, rates: Rates, patience_seconds: float) -> None:
+    def __init__(
+        self, calls: Calls, rates: Rates, watchers: Watchers, patience_seconds: float
+    ) -> None:
         """`patience_seconds`: what a client gets to take what is on its way to it."""
         self.calls = calls
         self.rates = rates
+        self.watchers = watchers
         self.patience_seconds = patience_seconds
         self._connections: set[_Connection] = set()
         self._losses = calls.node.machine.losses
@@ -177,14 +183,15 @@ class _Connection:
         self._is_scheduled = False
         self._is_ended = False
         self._identity = identity_of(request)
+        self._watches: dict[int, tuple[Watch, asyncio.Task[None]]] = {}
         self._sessions: dict[str, _Told] = {}
         """Sessions that were used here, by their ids in the lock table."""
 
     async def run(self) -> None:
         """Take frames until the connection ends."""
-        self._say(frames.hello(self._stream.calls.node.status().node))
+        self.say(frames.hello(self._stream.calls.node.status().node))
         self._flush()
-        socket, protocol = self._socket, self._request.protocol
+        socket = self._socket
         while True:
             message = await socket.receive()
             if message.type is WSMsgType.BINARY:
@@ -195,12 +202,17 @@ class _Connection:
                 return
             else:
                 return
-            if protocol.writing_paused and not await self._drained():
-                self._transport.abort()
+            if not await self.taken():
                 return
 
+    async def taken(self) -> bool:
+        """Whether the client took, in time, what is on its way to it; else it is cut off. Meanwhile nothing is read from it."""
+        if not self._request.protocol.writing_paused or await self._drained():
+            return True
+        self._transport.abort()
+        return False
+
     async def _drained(self) -> bool:
-        """Whether the client took, in time, what is on its way to it. Meanwhile nothing is read from it."""
         if self._transport.get_write_buffer_size() < UNSENT_HIGH_BYTES:
             return True
         try:
@@ -224,17 +236,20 @@ class _Connection:
         submissions = []
         for entry in entries:
             if isinstance(entry, frames.Wrong):
-                self._refuse(entry.call, entry.problem)
+                self.refuse(entry.call, entry.problem)
                 continue
             try:
-                submissions.append(self._submission_of(entry, began))
+                if isinstance(entry, frames.Watching):
+                    self._watch(entry)
+                else:
+                    submissions.append(self._submission_of(entry, began))
             except Problem as problem:
-                self._refuse(entry.call, problem)
+                self.refuse(entry.call, problem)
         self._open.update(submissions)
         self._stream.calls.node.submit_all(submissions)
         return True
 
-    def _submission_of(self, entry: frames.AnyEntry, began: float) -> _Call:
+    def _submission_of(self, entry: frames.AnyOperation, began: float) -> _Call:
         """Everything that has to be asked before the node is: here, and nowhere else. Raises `Problem`.
 
         Who asks is whoever opened the connection.
@@ -260,18 +275,18 @@ class _Connection:
         if answer is None:
             problem = self._stream.calls.problem_of(self._identity, outcome)
             told = problem.code.value
-            self._refuse(call.number, problem)
+            self.refuse(call.number, problem)
         else:
-            self._say(answer)
+            self.say(answer)
         if type(call.operation) is Acquire:
             metrics = self._stream.calls.metrics
             metrics.observe_acquire(told, metrics.now() - call.began)
 
-    def _refuse(self, call: int, problem: Problem) -> None:
+    def refuse(self, call: int, problem: Problem) -> None:
         self._stream.calls.metrics.count_rejected(problem.code.value, problem.limit)
-        self._say(frames.refused(call, problem))
+        self.say(frames.refused(call, problem))
 
-    def _say(self, entry: Sequence[Any]) -> None:
+    def say(self, entry: Sequence[Any]) -> None:
         self._answers.append(entry)
         if not self._is_scheduled:
             # What is answered in one turn of the loop leaves together.
@@ -292,6 +307,30 @@ class _Connection:
         payload = frames.encode_frame(answers)
         transport.write(_head(len(payload)) + payload)
 
+    # -- watches -----------------------------------------------------------------------------------------------------------
+
+    def _watch(self, entry: frames.AnyWatch) -> None:
+        """Raises `Problem`. What the caller may not read is not told, as by the plain call."""
+        known = self._watches.get(entry.call)
+        if isinstance(entry, frames.WatchEntry):
+            if known is not None:
+                raise bad_request("call", "is that of another watch")
+            if len(self._watches) >= stream_wire.WATCHES_MAX:
+                detail = f"a connection has at most {stream_wire.WATCHES_MAX} watches"
+                raise Problem(Code.LIMIT_REACHED, detail, limit="stream_watches")
+            prefixes = readable(self._identity, fields.prefix(entry.prefix))
+            watch = Watch(self._stream.calls, self._stream.watchers, self, entry, prefixes)
+            task = asyncio.get_running_loop().create_task(watch.run(), name="stream: watch")
+            self._watches[entry.call] = watch, task
+            task.add_done_callback(lambda _: self._watches.pop(entry.call, None))
+        elif isinstance(entry, frames.MoreEntry):
+            if known is not None:  # else it is over, which its client is about to hear
+                known[0].more(entry.count)
+        else:
+            if known is not None:
+                known[1].cancel()
+            self.say((stream_wire.UNWATCH, entry.call))
+
     # -- what nobody has asked for -----------------------------------------------------------------------------------------
 
     def tell_losses(self) -> None:
@@ -300,11 +339,11 @@ class _Connection:
         for session, told in list(self._sessions.items()):
             if machine.has_ended(session):
                 del self._sessions[session]
-                self._say(frames.ended(told.name))
+                self.say(frames.ended(told.name))
                 continue
             tokens = machine.forced_of(session)
             if not told.forced.issuperset(tokens):
-                self._say(frames.forced(told.name, tuple(tokens)))
+                self.say(frames.forced(told.name, tuple(tokens)))
             self._sessions[session] = _Told(told.name, frozenset(tokens))
 
     # -- the end -----------------------------------------------------------------------------------------------------------
@@ -324,6 +363,8 @@ class _Connection:
         """The connection is gone. Its waiters may be asked for again, here or elsewhere, and keep their places until then."""
         self._is_ended = True
         self._answers.clear()
+        for _, task in self._watches.values():
+            task.cancel()
         if self._open:
             asyncio.get_running_loop().call_later(RESUME_SECONDS, self._abandon)
 

@@ -111,7 +111,27 @@ class CheckpointEntry(Entry, frozen=True, tag=numbers.CHECKPOINT):
     number: int | None = None
 
 
-AnyEntry = (
+class Watching(Entry, frozen=True):
+    """What is no operation, and says something about a watch."""
+
+
+class WatchEntry(Watching, frozen=True, tag=numbers.WATCH):
+    prefix: str = ""
+    after: int | None = None
+    window: int = numbers.EVENTS_WINDOW_MAX
+
+
+class MoreEntry(Watching, frozen=True, tag=numbers.EVENTS):
+    """`call` is that of the watch."""
+
+    count: int
+
+
+class UnwatchEntry(Watching, frozen=True, tag=numbers.UNWATCH):
+    """`call` is that of the watch."""
+
+
+AnyOperation = (
     OpenEntry
     | RenewEntry
     | CloseEntry
@@ -121,6 +141,8 @@ AnyEntry = (
     | CompleteEntry
     | CheckpointEntry
 )
+AnyWatch = WatchEntry | MoreEntry | UnwatchEntry
+AnyEntry = AnyOperation | AnyWatch
 
 _decode_frame = msgspec.msgpack.Decoder(list[AnyEntry]).decode
 _decode_raw = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
@@ -193,12 +215,12 @@ FIELDS: Final = {
 }
 
 
-def call_of(entry: AnyEntry) -> str:
+def call_of(entry: AnyOperation) -> str:
     """The plain call that asks the same, as `rights.CALLS` names it."""
     return _CALLS[type(entry)]
 
 
-def keys_of(entry: AnyEntry) -> Sequence[str] | None:
+def keys_of(entry: AnyOperation) -> Sequence[str] | None:
     """Those that it names; None: it names a session instead."""
     if type(entry) is not AcquireEntry:
         return None
@@ -217,7 +239,7 @@ _CALLS: Final[dict[type, str]] = {
 }
 
 
-def operation_of(entry: AnyEntry, limits: Limits) -> Operation:
+def operation_of(entry: AnyOperation, limits: Limits) -> Operation:
     """What the machine is asked. Raises `Problem` that names the field."""
     return _OPERATIONS[type(entry)](entry, limits)
 
