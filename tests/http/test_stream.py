@@ -264,6 +264,16 @@ async def test_a_lost_lease_is_pushed(caller, peer, node):
         assert (await stranger.ask(numbers.RENEW, 2, OTHER))[:2] == [numbers.RENEW, 2]
 
 
+async def test_a_session_that_was_closed_makes_room_for_another(peer, node, monkeypatch):
+    """A client may have many, one after the other."""
+    monkeypatch.setattr(stream, "SESSIONS_TOLD_MAX", 1)
+    await peer.ask(numbers.OPEN, 1, SESSION, 60_000)
+    await peer.ask(numbers.CLOSE, 2, SESSION)
+    await peer.ask(numbers.OPEN, 3, OTHER, 10_000)
+    node.advance(10_500)
+    assert await peer.hear() == [numbers.ENDED, 0, OTHER]
+
+
 async def test_a_hold_that_an_operator_ends_is_pushed(caller, peer):
     """With its token, once."""
     await peer.ask(numbers.OPEN, 1, SESSION, 10_000)

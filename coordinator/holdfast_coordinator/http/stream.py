@@ -264,6 +264,8 @@ class _Connection:
         session = session_in_table(identity, entry.session)
         if session not in self._sessions and len(self._sessions) < SESSIONS_TOLD_MAX:
             self._sessions[session] = _Told(entry.session)
+        if isinstance(entry, frames.CloseEntry):
+            self._sessions.pop(session, None)
         return _Call(operation, self, entry.call, began)
 
     # -- answers -----------------------------------------------------------------------------------------------------------
