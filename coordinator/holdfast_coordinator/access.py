@@ -143,13 +143,6 @@ class AccessFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     metrics_open: bool = False
 
 
-def struct_at(where: str) -> type[msgspec.Struct]:
-    """What may stand at this path of the file (`$.access...`)."""
-    if ".may[" in where:
-        return GrantFile
-    return IdentityFile if ".identities[" in where else AccessFile
-
-
 def checked(written: AccessFile, *, by_certificate: bool) -> Access:
     """`by_certificate`: callers are asked for certificates at all. Raises `AccessError`."""
     if not written.identities:

@@ -22,7 +22,9 @@ import msgspec
 from holdfast import wire
 from holdfast_coordinator import config, config_walk
 from holdfast_coordinator.config_text import AFTER, BEFORE, SECTIONS
-from holdfast_coordinator.machine import Limits
+from holdfast_coordinator.http_settings import INSECURE
+from holdfast_coordinator.machine import INCARNATION_MAX, Limits
+from holdfast_coordinator.machine.levels import HIGHEST, LOWEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,6 +161,50 @@ SETTINGS: Final[dict[str, Setting]] = {
     "quotas[].acquires_per_second": Setting(
         "per second", COUNT, "Counted by each node for itself, so a cluster of three lets three times as many through."
     ),
+    "incarnation": Setting(
+        "number",
+        Between(0, INCARNATION_MAX),
+        f"How often the cluster began anew from a backup: one more each time, never less. {_SAME}",
+    ),
+    "epoch": Setting(
+        "number",
+        Between(0, wire.INTEGER_MAX),
+        "Of the addresses in `nodes`: one more with each change, so that an older file is told from a newer one.",
+    ),
+    "format_level_max": Setting(
+        "level",
+        Between(LOWEST, HIGHEST),
+        "The node says that it knows no higher format, so that an upgrade can be taken back for as long as this stands.",
+    ),
+    "insecure": Setting(
+        "sentence",
+        f"`{INSECURE}`",
+        "Says that others may reach HTTP although there is no secret or no `access`. Without it such a node refuses to start.",
+    ),
+    "http_tls": Setting("section", None, "HTTPS for callers. New files are taken without a restart."),
+    "http_tls.certificate": Setting(
+        "file",
+        "PEM, its chain included",
+        "For serverAuth and the names by which callers reach the node. `{node}` in a file's name is the node's.",
+    ),
+    "http_tls.key": Setting("file", "PEM, no passphrase", "Readable for the node's user only."),
+    "http_tls.ca": Setting("file", "PEM", "Who signs the certificates of callers; with it they may show one."),
+    "http_tls.require_client_certificate": Setting(
+        "true or false", None, "Callers without a certificate are turned away before HTTP. Needs `ca`."
+    ),
+    "access": Setting("section", None, "Who may do what. Without it whoever reaches the node may do everything."),
+    "access.identities[]": Setting("list", None, "Who calls, and what they may."),
+    "access.metrics_open": Setting("true or false", None, "Metrics are told to whoever asks."),
+    "access.identities[].name": Setting("name", None, "What the audit says. Sessions belong to it: a new name, new sessions."),
+    "access.identities[].bearer_sha256[]": Setting(
+        "list", "64 hexadecimal digits each", "SHA-256 of its bearer tokens: `holdfast credential new` makes both."
+    ),
+    "access.identities[].certificate_names[]": Setting(
+        "list", None, "Or names in the certificate that it shows. Needs `http_tls.ca`."
+    ),
+    "access.identities[].may[]": Setting("list", None, "Its rights."),
+    "access.identities[].may[].rights[]": Setting("list", "`acquire`, `read`, `force`, `admin`", "What it may do."),
+    "access.identities[].may[].prefixes[]": Setting("list", None, "Under which keys; without it under all."),
 }  # fmt: skip
 """Of the sections that `config` itself declares. A later section says it in docstrings, or here."""
 

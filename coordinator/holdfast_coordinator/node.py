@@ -74,7 +74,7 @@ WITHDRAWALS_PER_ROUND_MAX: Final = 1_000
 
 RENEWALS_GATHERED_MS: Final = 50
 """Nobody waits for a renewal, and most of what one costs is its log entry, so renewals wait for company for so long: for each
-other, or for the next operation that somebody waits for. A twentieth of the shortest lease, which a client counts from when it asked."""
+other, or for the next operation that somebody waits for. It is a twentieth of the shortest lease, which counts from the asking."""
 
 OPERATIONS_PER_MESSAGE_MAX: Final = 512
 MESSAGE_VERSION: Final = 1

@@ -100,6 +100,8 @@ def with_setting(path: str, value: int) -> dict[str, Any]:
     beside = dict(COMPANIONS.get(path, {}))
     if section == "quotas[]":
         raw["quotas"] = [{"owner": "o", name: value}]
+    elif not section:
+        raw[name] = value
     else:
         raw[section] = {**beside, name: value}
     return raw
