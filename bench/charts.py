@@ -108,7 +108,13 @@ def _handover(axes: Any, measured: dict[str, Any]) -> None:
     _bars(axes, _of_contenders(measured["handover"], lambda row: row["per_second"]), "{:,.0f}")
     limit = measured["handover"]["one_commit_at_a_time"]
     axes.axvline(limit, color="#888888", ls="--", lw=1)
-    axes.text(limit, -0.75, " one commit at a time", fontsize=8, color="#666666")
+    axes.annotate(
+        " one commit at a time",
+        (limit, 1),
+        xycoords=("data", "axes fraction"),
+        va="top",
+        fontsize=8,
+    )
     axes.set(xlabel="hand-overs a second", title="One key, 16 waiters (more is better)")
 
 
