@@ -64,6 +64,11 @@ def certificate_files(config: ClusterConfig, node: str) -> list[tuple[str, Path]
     if config.raft_tls is not None:
         raft = config.raft_tls.of(node)
         files += [("raft_tls.certificate", raft.certificate), ("raft_tls.ca", raft.ca)]
+    if config.http_tls is not None:
+        http = config.http_tls.of(node)
+        files.append(("http_tls.certificate", http.certificate))
+        if http.ca is not None:
+            files.append(("http_tls.ca", http.ca))
     return files
 
 
@@ -78,6 +83,9 @@ def settings_of(config: ClusterConfig) -> dict[str, str]:
         "nodes": "; ".join(sorted(nodes)),
         "timing": f"heartbeat {timing.heartbeat_ms} ms, election {timing.election_ms_min} to {timing.election_ms_max} ms",
         "raft_tls": "off" if config.raft_tls is None else "on",
+        "http_tls": "off" if config.http_tls is None else "on",
+        "access": "off" if config.access is None else _short(repr(config.access)),
+        "epoch": str(config.epoch),
         "http_limits": _short(http_limits),
         "rates": _short(rates),
         "format_level_max": str(config.format_level_max),

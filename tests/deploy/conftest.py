@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from holdfast_coordinator.http.metrics import Metrics
 from holdfast_coordinator.machine import Limits
 from holdfast_coordinator.node import Node
+from holdfast_coordinator.node_report import CertificateReport, Vitals
 from holdfast_coordinator.raft.scripted import ScriptedLog
 
 
@@ -30,12 +31,15 @@ def exported() -> frozenset[str]:
         members={"n1": ("h", "r")},
         session_ref_key=b"",
     )
+    certificate = CertificateReport("raft_tls.ca", "ca.pem", 1_800_000_000_000)
+    node.vitals = lambda: Vitals(certificates=(certificate,), disk_free_bytes=1)
     metrics.watch(node)
     # One of each that has labels, or it has no sample yet.
     metrics.observe_request("/v1/locks/acquire", "POST", 200, 0.001)
     metrics.observe_acquire("granted", 0.001)
     metrics.count_rejected("limit_reached", "sessions_max")
     metrics.count_watch_ended("slow")
+    metrics.count_connection_ended("head_seconds")
     text = metrics.render("text/plain")[0].decode()
     names = {
         sample.name

@@ -18,6 +18,7 @@ import yaml
 from kit import KIT, ROOT, run
 
 from holdfast_coordinator.config import ENV_SECRET, load
+from holdfast_coordinator.http_settings import INSECURE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,5 +179,5 @@ def test_what_compose_mounts_is_there() -> None:
 
 def test_the_configuration_of_the_containers_is_good() -> None:
     config = load(KIT / "compose" / "cluster.yml", {ENV_SECRET: SECRET})
-    assert config.warnings == ()
+    assert config.warnings == (f"insecure is set: {INSECURE}",)
     assert [node.name for node in config.nodes] == ["n1", "n2", "n3"]

@@ -24,7 +24,11 @@ except ImportError:
 CHART = KIT / "helm" / "holdfast"
 KUBERNETES = "1.32"
 """The chart asks for 1.27 or later."""
-GIVEN: dict[str, Any] = {"secret": {"existingSecret": "holdfast"}}
+SECRET = {"existingSecret": "holdfast"}
+ACCESS = {"identities": [{"name": "payments", "bearer_sha256": ["ab" * 32], "may": []}]}
+HTTP_TLS = {"certificate": "/etc/holdfast/tls/{node}.pem", "key": "/etc/holdfast/tls/{node}.key"}
+SETTINGS = {"access": ACCESS, "http_tls": HTTP_TLS}
+GIVEN: dict[str, Any] = {"secret": SECRET, "settings": SETTINGS}
 OF_OPERATORS = {"PodMonitor", "PrometheusRule"}
 """Kinds that Kubernetes itself does not know."""
 
@@ -53,7 +57,7 @@ def rendered(values: Mapping[str, Any] = GIVEN) -> dict[str, dict[str, Any]]:
 EVERYTHING = {
     **GIVEN,
     "replicas": 5,
-    "settings": {"timing": {"heartbeat_ms": 120}},
+    "settings": {**SETTINGS, "timing": {"heartbeat_ms": 120}},
     "files": [{"name": "tls", "mountPath": "/etc/holdfast/tls", "secretName": "holdfast-tls"}],
     "storage": {"className": "fast"},
     "probes": {"scheme": "HTTPS"},
@@ -124,7 +128,8 @@ def test_settings_reach_the_configuration() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({}, "secret.existingSecret is required"),
+        ({"settings": GIVEN["settings"]}, "secret.existingSecret is required"),
+        ({"secret": SECRET}, "settings.access is missing"),
         ({**GIVEN, "replicas": 2}, "replicas"),
         ({**GIVEN, "replica": 3}, "replica"),
         ({**GIVEN, "settings": {"nodes": []}}, "settings"),

@@ -59,6 +59,7 @@ def of_the_node() -> CollectorRegistry:
     metrics.observe_acquire("granted", 0.1)
     metrics.count_rejected("limit_reached", "waiters_max")
     metrics.count_watch_ended("slow")
+    metrics.count_connection_ended("head_seconds")
     metrics.observe_fsync(0.1)
     metrics.observe_apply(0.1)
     metrics.observe_snapshot(0.1)

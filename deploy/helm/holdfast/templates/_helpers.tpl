@@ -23,6 +23,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{- define "holdfast.config" -}}
+{{- if not (or .Values.settings.access .Values.settings.insecure) -}}
+{{- fail "settings.access is missing: say who may call (docs/security.md)" -}}
+{{- end -}}
 {{- $nodes := list -}}
 {{- range $number := until (int .Values.replicas) -}}
 {{- $host := include "holdfast.host" (dict "root" $ "number" $number) -}}
