@@ -169,8 +169,10 @@ class TestD20OldAnswersAreNoNews:
         three.cluster.run_for(0.3)
         for other in others:
             three.cluster.hold(other, leader)
+        three.cluster.run_for(0.15)
         three.clock.now += 5  # nobody ran; the answers are on their way
         node = three.kernel(leader)
+        assert all(three.cluster.on_the_way(other, leader) for other in others)
         for other in others:
             for message in three.cluster.on_the_way(other, leader):
                 node.receive(other, message)
