@@ -7,6 +7,7 @@ planned faults fired, and operations were answered before, during and after them
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import gc
 import logging
@@ -89,14 +90,14 @@ class Outcome:
     answered: int
     fired: Counter[str]
     """Faults that had an effect, by kind."""
-    points: Counter[str]
-    """Named points at which a process was killed."""
     plan: list[plans.Fault]
     trace_hash: str
     history: History
     culprits: tuple[Operation, ...] = ()
     """What no order could place, over all keys."""
     trace: list[str] | None = field(default=None, repr=False)
+    points: Counter[str] = field(default_factory=collections.Counter)
+    """Named points at which a process was killed."""
 
 
 def _through_the_codec(message: Any) -> Any:
