@@ -27,6 +27,7 @@ from measuring import FOLDER, machine_facts, parser, say
 RESULTS = FOLDER / "results"
 STEP_SECONDS_MAX = 3600.0
 """A backstop; each program bounds itself."""
+END_SECONDS_MAX = 60.0
 FAILOVER_ROUNDS = 8
 SNAPSHOT_PROMISE_BROKEN = 1
 """What snapshot_pause.py says with its exit code is in its result, too."""
@@ -60,24 +61,23 @@ def steps(arguments: argparse.Namespace) -> dict[str, list[str]]:
 
 def run_step(command: list[str], directory: Path) -> Any:
     """The answer of one program. Raises RuntimeError if there is none."""
-    done = subprocess.run(  # noqa: S603 - a program of ours
-        [
-            sys.executable,
-            str(FOLDER / command[0]),
-            *command[1:],
-            "--directory",
-            str(directory),
-            "--json",
-        ],
+    where = ["--directory", str(directory), "--json"]
+    process = subprocess.Popen(  # noqa: S603 - a program of ours
+        [sys.executable, str(FOLDER / command[0]), *command[1:], *where],
         stdout=subprocess.PIPE,
         text=True,
-        timeout=STEP_SECONDS_MAX,
-        check=False,
     )
-    lines = done.stdout.strip().splitlines()
+    try:
+        told, _ = process.communicate(timeout=STEP_SECONDS_MAX)
+    finally:
+        # Whatever has happened here: it ends its servers before it ends.
+        if process.poll() is None:
+            process.terminate()
+            process.wait(END_SECONDS_MAX)
+    lines = told.strip().splitlines()
     is_answered = bool(lines) and lines[-1][:1] in ("{", "[")
-    if not is_answered or done.returncode not in (0, SNAPSHOT_PROMISE_BROKEN):
-        raise RuntimeError(f"{command[0]} ended with {done.returncode}")
+    if not is_answered or process.returncode not in (0, SNAPSHOT_PROMISE_BROKEN):
+        raise RuntimeError(f"{command[0]} ended with {process.returncode}")
     return json.loads(lines[-1])
 
 
