@@ -47,7 +47,7 @@ _read: Final[Callable[[], float]] = partial(time.clock_gettime, _CLOCK_ID)
 class BootClock:
     """The real clock."""
 
-    now = staticmethod(_read)
+    now: staticmethod[[], float] = staticmethod(_read)
     """Seconds since boot, suspend included where the system can tell."""
 
     async def sleep_until(self, instant: float) -> None:
