@@ -12,7 +12,6 @@ import itertools
 import logging
 import math
 from collections import deque
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -42,6 +41,10 @@ a lock do not count: they are answered when somebody lets go."""
 
 CLOSE_SECONDS: Final = 1.0
 """What a node gets to say that it has heard of the end; a frozen one never does."""
+
+
+ARRAY_HEAD_BYTES: Final = 3
+"""Of an array of up to 65,535 entries."""
 
 
 class _Asked:
@@ -75,9 +78,11 @@ class StreamConnection:
         self._clock = clock
         self._pushed = pushed
         self._loop = asyncio.get_running_loop()
+        self._pack: Callable[[Entry], bytes] = msgpack.Packer().pack
         self._numbers = itertools.count(1)
         self._asked: dict[int, _Asked] = {}
-        self._waiting: deque[Entry] = deque()
+        self._waiting: deque[tuple[int, bool, bytes]] = deque()
+        """Number, whether it is answered without waiting for a lock, and the packed entry, of what has not left yet."""
         self._room: deque[asyncio.Future[None]] = deque()
         self._window = 1
         self._frame_operations_max = 1
@@ -126,7 +131,8 @@ class StreamConnection:
         return connection
 
     async def ask(self, entry: Entry, body: Mapping[str, Any], seconds: float) -> Answer:
-        """The answer within `seconds`, as that of a plain call with `body`. Raises `NotSent`, `NoAnswer`."""
+        """The answer within `seconds`, as that of a plain call with `body`. Raises `NotSent`, `NoAnswer`; `ValueError`,
+        `TypeError` and `OverflowError` for what msgpack cannot carry."""
         asked = _Asked(self._loop.create_future(), sent_at := self._clock.now(), 0.0)
         asked.give_up_at = give_up_at = sent_at + seconds
         if len(self._asked) >= self._window - WINDOW_RESERVE:
@@ -134,8 +140,11 @@ class StreamConnection:
         if self.is_closed:
             raise NotSent(f"the stream to {self._endpoint} was closed")
         entry[1] = number = next(self._numbers)
+        # Packed here, one by one: what cannot be packed is its caller's to hear, and no reason for others to go without an answer.
+        packed = self._pack(entry)
         self._asked[number] = asked
-        self._waiting.append(entry)
+        is_prompt = entry[0] != numbers.ACQUIRE or entry[5] == 0
+        self._waiting.append((number, is_prompt, packed))
         if not self._is_scheduled:
             self._is_scheduled = True
             self._loop.call_soon(self._wake.set)
@@ -195,28 +204,31 @@ class StreamConnection:
                 self._wake.clear()
                 self._is_scheduled = False
                 while waiting and len(self._frames_on_way) < FRAMES_ON_WAY_MAX:
-                    await socket.send_bytes(self._next_frame())
+                    frame = self._next_frame()
+                    if frame:
+                        await socket.send_bytes(frame)
         except (aiohttp.ClientError, OSError) as error:
             self._lose(f"{type(error).__name__}: {error}")
 
     def _next_frame(self) -> bytes:
+        """What nobody waits for any more is left out: it has been asked elsewhere since, or taken back. Empty: that was all."""
         waiting, asked = self._waiting, self._asked
-        count = min(len(waiting), self._frame_operations_max)
-        while True:
-            entries = list(islice(waiting, count))
-            packed: bytes = msgpack.packb(entries)
-            if len(packed) <= self._frame_bytes_max or count == 1:
-                break
-            count //= 2
         self._last_frame = frame = self._last_frame + 1
-        for entry in entries:
-            waiting.popleft()
-            if entry[0] != numbers.ACQUIRE or entry[5] == 0:
-                one = asked.get(entry[1])
-                if one is not None:
+        entries: list[bytes] = []
+        size = ARRAY_HEAD_BYTES
+        while waiting and len(entries) < self._frame_operations_max:
+            number, is_prompt, packed = waiting[0]
+            one = asked.get(number)
+            if one is not None:
+                size += len(packed)
+                if size > self._frame_bytes_max and entries:
+                    break
+                entries.append(packed)
+                if is_prompt:
                     one.frame = frame
                     self._frames_on_way.add(frame)
-        return packed
+            waiting.popleft()
+        return _array_of(entries)
 
     def _answered(self, frame: int) -> None:
         """Something of it was, or nobody waits for that any more."""
@@ -288,12 +300,16 @@ class StreamConnection:
         self._timer, self._timer_at = None, math.inf
         now = self._clock.now()
         is_silent = False
-        for each in self._asked.values():
-            if each.give_up_at <= now and not each.future.done():
-                is_silent |= self._heard_at < each.sent_at
-                seconds = each.give_up_at - each.sent_at
-                text = f"{self._endpoint} did not answer within {seconds:.3g} s"
-                each.future.set_exception(NoAnswer(text))
+        unsent = {number for number, _, _ in self._waiting}
+        overdue = [n for n, each in self._asked.items() if each.give_up_at <= now]
+        for number in overdue:
+            each = self._asked.pop(number)  # so that what has not left does not leave any more
+            if each.future.done():
+                continue
+            is_silent |= self._heard_at < each.sent_at
+            seconds = each.give_up_at - each.sent_at
+            text = f"{self._endpoint} did not answer within {seconds:.3g} s"
+            each.future.set_exception(NotSent(text) if number in unsent else NoAnswer(text))
         if is_silent:
             self._lose("the node says nothing")
             return
@@ -308,7 +324,7 @@ class StreamConnection:
         self.is_closed = True
         if self._timer is not None:
             self._timer.cancel()
-        unsent = {entry[1] for entry in self._waiting}
+        unsent = {number for number, _, _ in self._waiting}
         self._waiting.clear()
         text = f"the stream to {self._endpoint} ended: {why}"
         for number, each in self._asked.items():
@@ -319,3 +335,12 @@ class StreamConnection:
             if task is not asyncio.current_task():
                 task.cancel()
         self.on_closed()
+
+
+def _array_of(entries: list[bytes]) -> bytes:
+    """A msgpack array of what is packed already; empty for none."""
+    count = len(entries)
+    if count == 0:
+        return b""
+    head = bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
+    return head + b"".join(entries)

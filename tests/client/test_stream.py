@@ -160,6 +160,45 @@ async def test_what_is_asked_while_frames_are_on_their_way_gathers(serve, transp
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def test_what_has_not_left_in_time_took_no_effect(serve, transport):
+    """`NotSent`, and it does not leave later: by then its caller has asked elsewhere."""
+    node = await serve(Node())
+    await transport.attempt(node.url, renewal(), seconds=5)
+    node.answer = lambda entry: None
+    node.frames.clear()
+    first = []
+    for number in range(2):
+        node.heard.clear()
+        attempt = transport.attempt(node.url, renewal(f"{SESSION}-{number}"), seconds=20)
+        first.append(asyncio.ensure_future(attempt))
+        await asyncio.wait_for(node.heard.wait(), 10)
+    late = asyncio.ensure_future(transport.attempt(node.url, renewal(), seconds=0.2))
+    while not late.done():  # the connection goes on to speak, so it is not taken for dead
+        await node.push([99, 0, "alive"])
+        await asyncio.wait({late}, timeout=0.02)
+    assert isinstance(late.exception(), NotSent)
+    node.heard.clear()
+    await node.push([numbers.RENEW, node.frames[0][0][1], 10_000, []])
+    assert (await first[0]).status == 200
+    assert [len(frame) for frame in node.frames] == [1, 1]
+    first[1].cancel()
+    await asyncio.gather(*first, return_exceptions=True)
+
+
+async def test_what_cannot_be_packed_is_told_to_its_caller_alone(serve, transport):
+    """Others of the same moment are answered; the connection goes on."""
+    node = await serve(Node())
+    await transport.attempt(node.url, renewal(), seconds=5)
+    bad, good = await asyncio.gather(
+        transport.attempt(node.url, renewal("\ud800" * 16), seconds=5),
+        transport.attempt(node.url, renewal(), seconds=5),
+        return_exceptions=True,
+    )
+    assert isinstance(bad, ValueError)
+    assert good.status == 200
+    assert len(node.sockets) == 1
+
+
 async def test_acquires_that_wait_hold_up_no_frame(serve, transport):
     """They are answered when somebody lets go, which may be long."""
     node = await serve(Node(answer=lambda entry: None))
