@@ -24,7 +24,7 @@ from holdfast_coordinator.http.backups import BackupCalls
 from holdfast_coordinator.http.callers import guard
 from holdfast_coordinator.http.calls import Calls
 from holdfast_coordinator.http.cluster import ClusterCalls
-from holdfast_coordinator.http.connections import Connection, Doors, Gate
+from holdfast_coordinator.http.connections import Connection, Doors, Listener
 from holdfast_coordinator.http.events import EventCalls
 from holdfast_coordinator.http.history import HistoryCalls
 from holdfast_coordinator.http.locks import LockCalls
@@ -237,15 +237,13 @@ class HttpServer:
     def __init__(
         self,
         runner: web.AppRunner,
-        listener: asyncio.Server,
-        shaking: set[asyncio.Task[None]],
+        listener: Listener,
         metrics: Metrics,
         host: str,
         port: int,
     ) -> None:
         self._runner = runner
         self._listener = listener
-        self._shaking = shaking
         self.metrics = metrics
         self.host = host
         self.port = port
@@ -253,8 +251,6 @@ class HttpServer:
     async def close(self) -> None:
         """Stop listening, give requests in progress `shutdown_grace_seconds`, cancel the rest. May be called again."""
         self._listener.close()
-        for handshake in list(self._shaking):
-            handshake.cancel()
         await self._runner.cleanup()
 
 
@@ -303,7 +299,6 @@ async def start_http(
         limits.connections_max, limits.connections_per_peer_max, counts.count_connection_ended
     )
     counts.watch_connections(lambda: doors.count)
-    shaking: set[asyncio.Task[None]] = set()
 
     def connection() -> Connection:
         made = _ProblemConnection(
@@ -319,13 +314,11 @@ async def start_http(
         made.head_seconds_max = limits.head_read_ms_max / wire.MS_PER_SECOND
         return made
 
+    listener = Listener(doors, connection, certificate)
     try:
-        listener = await loop.create_server(
-            lambda: Gate(doors, connection, certificate, shaking), host, port, backlog=BACKLOG
-        )
+        await listener.open(host, port, BACKLOG)
     except OSError as error:
         await runner.cleanup()
         reason = error.strerror or str(error)
         raise HttpFailure(f"cannot listen for HTTP on {host}:{port}: {reason}") from error
-    bound = listener.sockets[0].getsockname()[1]
-    return HttpServer(runner, listener, shaking, counts, host, bound)
+    return HttpServer(runner, listener, counts, host, listener.port)

@@ -14,15 +14,26 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from typing import TYPE_CHECKING, Any, Final, cast
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, Any, Final
 
+import structlog
 from aiohttp import web
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
     from holdfast_coordinator.server_certificates import ServerCertificate
+
+log = structlog.get_logger("holdfast.http")
+
+ACCEPTED_AT_ONCE_MAX: Final = 128
+"""In one turn of the loop: a flood of connections does not keep it from what is inside."""
+
+ACCEPT_AGAIN_SECONDS: Final = 0.1
+"""No descriptor is left, or no memory: some of what is there will have ended."""
 
 TLS_SECONDS_MAX: Final = 10.0
 """For the handshake: three packets. Five round trips around the world, with one lost, are below three seconds."""
@@ -96,11 +107,14 @@ class Connection(web.RequestHandler):
     doors: Doors
     left: Callable[[], object]
     head_seconds_max: float
+    was_made = False
+    """`left` is told when it is over; of what never came through TLS nobody else tells."""
     _timer: asyncio.Handle | None = None
     _stuck: asyncio.TimerHandle | None = None
     _is_between_requests = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.was_made = True
         super().connection_made(transport)
         self._expect_head()
 
@@ -166,68 +180,94 @@ class Connection(web.RequestHandler):
             transport.abort()
 
 
-class Gate(asyncio.Protocol):
-    """What a connection meets first. `make` gives the protocol that goes on with it."""
+class Listener:
+    """The sockets of a node for its callers. `make` gives the protocol of a connection that is let in."""
 
     def __init__(
-        self,
-        doors: Doors,
-        make: Callable[[], Connection],
-        certificate: ServerCertificate | None,
-        shaking: set[asyncio.Task[None]],
+        self, doors: Doors, make: Callable[[], Connection], certificate: ServerCertificate | None
     ) -> None:
-        """`shaking`: where the handshakes under way are kept, for whoever has to end them."""
         self._doors = doors
         self._make = make
         self._certificate = certificate
-        self._shaking = shaking
-        self._peer = ""
-        self._early = bytearray()
-        self._is_lost = False
+        self._sockets: list[socket.socket] = []
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast("asyncio.Transport", transport)  # those of uvloop are none to isinstance
-        self._peer = peer_of(transport.get_extra_info("peername"))
-        if not self._doors.enter(self._peer):
-            transport.abort()
-        elif self._certificate is None:
-            self._hand_over(transport)
-        else:
-            # What comes now is for TLS, which takes it over in the next turn of the loop.
-            transport.pause_reading()
-            context = self._certificate.contexts()
-            task = asyncio.get_running_loop().create_task(self._shake_hands(transport, context))
-            self._shaking.add(task)
-            task.add_done_callback(self._shaking.discard)
+    @property
+    def port(self) -> int:
+        port: int = self._sockets[0].getsockname()[1]
+        return port
 
-    def data_received(self, data: bytes) -> None:
-        """Between the end of the handshake and the handing over: at most one reading of the socket."""
-        self._early += data
+    async def open(self, host: str, port: int, backlog: int) -> None:
+        """Raises OSError."""
+        # For the addresses of a name, and for what is said of one that is in use. Accepting is done here: TLS that is begun on a
+        # transport, after it was counted, can find that what its caller sent first was read already.
+        server = await asyncio.get_running_loop().create_server(
+            asyncio.Protocol, host, port, start_serving=False
+        )
+        self._sockets = [socket.socket(fileno=os.dup(each.fileno())) for each in server.sockets]
+        server.close()
+        for each in self._sockets:
+            each.setblocking(False)
+            each.listen(backlog)
+            self._watch(each)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._is_lost = True
+    def close(self) -> None:
+        """No more connections; handshakes under way end. Connections go on."""
+        loop = asyncio.get_running_loop()
+        self._is_closed = True
+        for listening in self._sockets:
+            loop.remove_reader(listening)
+            listening.close()
+        for task in self._handshakes:
+            loop.call_soon(task.cancel)  # after it has begun, or nobody would have its socket
 
-    async def _shake_hands(self, raw: asyncio.Transport, context: ssl.SSLContext) -> None:
-        secured = None
+    def _watch(self, listening: socket.socket) -> None:
+        if not self._is_closed:
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(ACCEPTED_AT_ONCE_MAX):
+            try:
+                raw, address = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionError):
+                return  # there is no more, or it went away while it waited
+            except OSError as error:
+                log.warning("cannot_accept", reason=error.strerror or str(error))
+                loop.remove_reader(listening)
+                loop.call_later(ACCEPT_AGAIN_SECONDS, self._watch, listening)
+                return
+            raw.setblocking(False)
+            peer = peer_of(address)
+            if not self._doors.enter(peer):
+                loop.call_soon(_reset, raw)
+                continue
+            task = loop.create_task(self._let_in(raw, peer))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+
+    async def _let_in(self, raw: socket.socket, peer: str) -> None:
+        connection = self._make()
+        connection.doors = self._doors
+        connection.left = lambda: self._doors.leave(peer)
+        loop, certificate = asyncio.get_running_loop(), self._certificate
         try:
-            secured = await asyncio.get_running_loop().start_tls(
-                raw, self, context, server_side=True, ssl_handshake_timeout=TLS_SECONDS_MAX
-            )
+            if certificate is None:
+                await loop.connect_accepted_socket(lambda: connection, raw)
+            else:
+                context = certificate.contexts()
+                await loop.connect_accepted_socket(
+                    lambda: connection, raw, ssl=context, ssl_handshake_timeout=TLS_SECONDS_MAX
+                )
         except OSError:  # TLS, a lost connection, or too slow: all of them are the caller's
             self._doors.ended(TLS_FAILED)
         finally:
-            if secured is None or self._is_lost:
-                raw.abort()
-                self._doors.leave(self._peer)
-        if secured is not None and not self._is_lost:
-            self._hand_over(secured)
+            if not connection.was_made:
+                self._doors.leave(peer)
 
-    def _hand_over(self, transport: asyncio.Transport) -> None:
-        connection = self._make()
-        connection.doors = self._doors
-        connection.left = lambda: self._doors.leave(self._peer)
-        transport.set_protocol(connection)
-        connection.connection_made(transport)
-        if self._early:
-            connection.data_received(bytes(self._early))
-            self._early.clear()
+
+def _reset(raw: socket.socket) -> None:
+    """End a connection without a word: closing it with nothing to linger for sends a reset."""
+    with raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
