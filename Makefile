@@ -15,7 +15,7 @@ ARGS ?=
 TORTURE_MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-publish bench-harness kill torture live conformance audit clean
+.PHONY: help setup demo test check format bench bench-publish bench-harness kill torture live day conformance audit clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -68,6 +68,9 @@ audit: $(VENV)/.ready-to-develop ## known vulnerabilities of the pinned dependen
 
 live: $(VENV)/.ready-to-develop ## real nodes, killed, paused and cut off for a minute (ARGS="--nemesis all --time 600 --nodes 5")
 	$(BIN)/python -m holdfast_jepsen live $(ARGS)
+
+day: $(VENV)/.ready-to-develop ## everything that happens to a cluster in years, in half a minute: HTTPS, rights, namespaces (root)
+	$(BIN)/python tools/day.py $(ARGS)
 
 clean: ## remove what the tools leave behind (.venv and data stay)
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist

@@ -77,7 +77,7 @@ def test_a_client_that_outlives_its_loop_is_dropped_quietly(
     client = holdfast.connect("http://127.0.0.1:1")
     loop = client._sessions._loop = asyncio.new_event_loop()
     loop.close()
-    with caplog.at_level("DEBUG"):
+    with caplog.at_level("DEBUG", logger="holdfast"):
         del client
         gc.collect()
     assert "after its event loop had ended" in caplog.text

@@ -70,4 +70,4 @@ async def test_a_cluster_over_tls_grants_fails_over_and_refuses_an_expired_certi
                 text = await response.text()
             assert "holdfast_raft_frames_rejected" in text
             assert 'reason="TLS' not in text
-            assert "certificate" not in text
+            assert "with a new certificate" not in text
