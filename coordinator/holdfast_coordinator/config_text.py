@@ -53,10 +53,10 @@ of a leader shorter, and brings pauses for nothing when one was only slow.""",
 At a limit the caller gets 429 `limit_reached` (or 413, or 400 for a single value) with the limit's name. Each is a whole number.
 """,
     "limits.machine": """\
-**Of the machine: the same on every node, and part of what the log means.** A node replays its journal with the limits that it has
-now, so a request that was granted under one limit could be refused under another. Change these only where no journal is left that
-was written under the old ones: in a new cluster, or with a restore. A change node by node is refused, since nodes with other
-limits do not talk to each other.
+**Of the machine: the same on every node, and part of what the log means.** A node replays its journal, and what was granted
+under one limit could be refused under another. So a node does not start on a directory whose log was decided under other limits
+or quotas, and nodes with other limits do not talk to each other. They are chosen for a new cluster, or with a
+[restore](backup-and-restore.md): back up, stop all nodes, restore under the new ones.
 """,
     "limits.http": """\
 **Of each node's HTTP side.** They decide nothing that is replicated, may differ, and are taken at the next start.

@@ -13,7 +13,8 @@ from recording_host import RecordingHost
 
 from holdfast_coordinator.local_cluster import free_ports
 from holdfast_coordinator.raft import Engine, EngineConfig
-from holdfast_coordinator.raft.errors import AdminRefused
+from holdfast_coordinator.raft.datadir import LIMITS_NAME
+from holdfast_coordinator.raft.errors import AdminRefused, EngineFailure
 
 NAMES = ("n1", "n2", "n3")
 
@@ -41,9 +42,10 @@ class Engines:
         )
         self.hosts[name] = RecordingHost()
         rng = random.Random(name)  # noqa: S311 - a seeded run
-        self.engines[name] = Engine(config, self.hosts[name], rng=rng)
-        await self.engines[name].start()
-        return self.engines[name]
+        engine = Engine(config, self.hosts[name], rng=rng)
+        await engine.start()
+        self.engines[name] = engine
+        return engine
 
     async def stop(self, name: str) -> None:
         await self.engines.pop(name).stop()
@@ -99,8 +101,11 @@ async def test_a_lost_directory_is_refused_counted_admitted_and_caught_up(cluste
 
 
 async def test_nodes_with_other_limits_refuse_each_other(cluster: Engines) -> None:
-    """Counted at both; the others go on."""
+    """Counted at both; the others go on. (A directory that has not begun to keep its limits; with them it does not start.)"""
     await cluster.stop("n3")
+    with pytest.raises(EngineFailure, match="other `limits` or `quotas`"):
+        await cluster.start("n3", bootstrap=False, digest=b"x" * 16)
+    (cluster.path / "n3" / LIMITS_NAME).unlink()
     odd = await cluster.start("n3", bootstrap=False, digest=b"x" * 16)
     await cluster.until(lambda: odd.stats.frames_rejected["other limits"] > 0)
     await cluster.until(

@@ -7,6 +7,7 @@ does not fit is refused before anything in it is changed.
     identity.json  format, cluster, node, and a random id of this very directory; written once
     boot           how many times the directory was opened; on disk before `open` returns, so that no
                    two lives of a node ever share a number
+    limits         a digest of the limits under which its log was decided (`check_limits`)
 
 It does not know the journal (journal.py), which keeps its own files beside these.
 """
@@ -39,6 +40,7 @@ FORMAT_VERSION = 1
 LOCK_NAME = "lock"
 IDENTITY_NAME = "identity.json"
 BOOT_NAME = "boot"
+LIMITS_NAME = "limits"
 ID_BYTES = 16  # random: two directories never share an id
 
 
@@ -161,6 +163,26 @@ def write_identity(files: Directory, *, cluster: str, node: str, identity: str) 
     """The last file of a new directory: with it, a node starts on what is there."""
     fields = {"format": FORMAT_VERSION, "cluster": cluster, "node": node, "id": identity}
     replace_file(files, IDENTITY_NAME, (json.dumps(fields, indent=2) + "\n").encode())
+
+
+def check_limits(files: Directory, digest: bytes) -> None:
+    """Refuse to go on under other limits than the log was decided under; a directory that has none gets these.
+
+    Time 0: a node grants the third hold of a quota of three. Time 1: it starts again under a quota of two, replays its
+    journal, and refuses what it had granted; a node with a newer snapshot replays less, and the two are in different states.
+    Raises EngineFailure.
+    """
+    try:
+        known = read_file(files, LIMITS_NAME)
+    except FileNotFoundError:
+        replace_file(files, LIMITS_NAME, digest.hex().encode() + b"\n")
+        return
+    if known != digest.hex().encode() + b"\n":
+        raise EngineFailure(
+            f"the log in {files.path} was decided under other `limits` or `quotas` than the configuration has now, and would "
+            "be decided otherwise; put the old ones back. To change them, back the cluster up, stop it, and restore it under "
+            "the new ones"
+        )
 
 
 def _next_boot(files: Directory) -> int:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast_coordinator.certificates import CertificateError, CertificateFiles, Certificates
 from holdfast_coordinator.raft.compaction import CompactionConfig, CompactionStats, Compactor
-from holdfast_coordinator.raft.datadir import DataDirectory
+from holdfast_coordinator.raft.datadir import DataDirectory, check_limits
 from holdfast_coordinator.raft.errors import AdminRefused, EngineFailure
 from holdfast_coordinator.raft.frames import NAME_BYTES_MAX
 from holdfast_coordinator.raft.journal import Journal
@@ -358,6 +358,7 @@ class Engine:
             config.data_dir, cluster=config.cluster, node=config.node
         )
         try:
+            check_limits(self._directory.files, config.limits_digest)
             self._open_kernel()
             await self._open_network()
         except BaseException:
