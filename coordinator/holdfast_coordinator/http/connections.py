@@ -213,10 +213,11 @@ class Listener:
             self._watch(each)
 
     def close(self) -> None:
-        """No more connections; handshakes under way end. Connections go on."""
+        """No more connections; handshakes under way end. Connections go on. May be called again."""
         loop = asyncio.get_running_loop()
         self._is_closed = True
-        for listening in self._sockets:
+        while self._sockets:
+            listening = self._sockets.pop()
             loop.remove_reader(listening)
             listening.close()
         for task in self._handshakes:
