@@ -3,67 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from holdfast.contrib.prometheus import ClientMetrics
 from holdfast.errors import LossCode
-from holdfast_coordinator.http.metrics import Metrics
-from holdfast_coordinator.machine import Limits
-from holdfast_coordinator.node import Node
-from holdfast_coordinator.node_report import CertificateReport, Vitals
-from holdfast_coordinator.raft.ports import StorageStatus
-from holdfast_coordinator.raft.scripted import ScriptedEngine, ScriptedLog
+from servers.scripted_node import metrics_of_a_node
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 LABELS = {"version", "reason", "use", "outcome", "by", "route", "method", "status", "limit", "code"}
 """All of them have few values, which are known before anybody asks for a lock."""
 OF_EVERY_PROCESS = "process_"
-
-
-class Engine(ScriptedEngine):
-    @property
-    def rejected(self) -> dict[str, int]:
-        return {"schema": 1}
-
-    @property
-    def storage(self) -> StorageStatus:
-        return StorageStatus(snapshots={"taken": 1})
-
-
-class Log(ScriptedLog):
-    def attach(self, name: str, host: Any) -> ScriptedEngine:
-        self.engines[name] = Engine(self, name, host)
-        return self.engines[name]
-
-
-def of_the_node() -> CollectorRegistry:
-    """Everything that a node counts, each at least once."""
-    log = Log()
-    node = Node(
-        "n1",
-        lambda node: log.attach("n1", node),
-        clock_ns=lambda: 0,
-        limits=Limits(),
-        cluster="test",
-        members={"n1": ("", "")},
-        session_ref_key=b"test",
-    )
-    certificate = CertificateReport("raft_tls.ca", "ca.pem", 1_800_000_000_000)
-    node.vitals = lambda: Vitals(certificates=(certificate,), disk_free_bytes=1)
-    metrics = Metrics()
-    metrics.watch(node)
-    metrics.observe_request("/v1/locks", "GET", 200, 0.1)
-    metrics.observe_acquire("granted", 0.1)
-    metrics.count_rejected("limit_reached", "waiters_max")
-    metrics.count_watch_ended("slow")
-    metrics.count_connection_ended("head_seconds")
-    metrics.observe_fsync(0.1)
-    metrics.observe_apply(0.1)
-    metrics.observe_snapshot(0.1)
-    return metrics.registry
 
 
 class LostGrant:
@@ -108,12 +59,12 @@ def described() -> dict[str, tuple[str, tuple[str, ...]]]:
 
 def test_every_metric_is_described_and_every_description_is_a_metric() -> None:
     """With its type, and its labels in their order."""
-    assert described() == exposed(of_the_node(), of_a_client())
+    assert described() == exposed(metrics_of_a_node().registry, of_a_client())
 
 
 def test_no_label_has_values_without_number() -> None:
     """No key, no owner, no session."""
-    for name, (_, labels) in exposed(of_the_node(), of_a_client()).items():
+    for name, (_, labels) in exposed(metrics_of_a_node().registry, of_a_client()).items():
         assert set(labels) <= LABELS, name
 
 
