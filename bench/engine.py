@@ -73,12 +73,13 @@ class NullHost:
         payload: bytes = msgpack.packb([self.batches, [operation for operation, _ in batch]])
         return payload
 
-    def apply(self, index: int, term: int, payload: bytes) -> None:
+    def apply(self, index: int, term: int, payload: bytes) -> bool:
         number, operations = msgpack.unpackb(payload)
         self.applied += len(operations)
         for future in self.in_log.pop(number, ()):
             if not future.done():
                 future.set_result(None)
+        return False
 
     def restore(self, index: int, term: int, payload: bytes) -> Generator[None, None, None]:
         yield

@@ -333,6 +333,8 @@ class Node:
     # -- the engine's host -----------------------------------------------------------------------------
 
     def next_batch(self, term: int) -> bytes | None:
+        self._lead(term)
+        self._pump()
         engine, reached = self.engine, self.machine.level
         level = reached
         if reached < self._levels.own.highest:
@@ -346,7 +348,7 @@ class Node:
             raises=level > reached,
         )
 
-    def apply(self, index: int, term: int, payload: bytes) -> None:
+    def apply(self, index: int, term: int, payload: bytes) -> bool:
         began_ns = self._clock_ns()
         boot = self.engine.boot
         if (why_not := why_not_readable(payload, self._levels.own)) is not None:
@@ -361,12 +363,16 @@ class Node:
         outcomes = self.machine.apply(entry)
         if self.machine.level > level:
             log.info("format_level_raised", format_level=self.machine.level, index=index)
+        waits_elsewhere = False
         for origin, outcome in outcomes:
-            if origin.node == self.name and origin.boot == boot:
+            if origin.node != self.name:
+                waits_elsewhere = True
+            elif origin.boot == boot:
                 self._give_back(self._submissions.settle(origin.sequence, outcome))
         if self.apply_observer is not None:
             self.apply_observer((self._clock_ns() - began_ns) / 1e9)
         self._tell_of_apply()
+        return waits_elsewhere
 
     def restore(self, index: int, term: int, payload: bytes) -> Generator[None, None, None]:
         """Take over the state after entry `index`. Callers whose operation it contains get an unknown outcome, for the outcome was
@@ -470,8 +476,10 @@ class Node:
             self._batcher.begin(term)
 
     def _schedule_pump(self) -> None:
-        """Whatever is submitted in one turn of the loop goes out together."""
-        if not self._pump_scheduled:
+        """Whatever is submitted in one turn of the loop goes out together; a leader takes it along when it proposes."""
+        if self._leader == self.name:
+            self.engine.wake()
+        elif not self._pump_scheduled:
             self._pump_scheduled = True
             asyncio.get_running_loop().call_soon(self._pump)
 
@@ -479,7 +487,7 @@ class Node:
         """The same for renewals, a moment later; whatever is pumped before takes them along."""
         if self._patient_pump is None:
             loop = asyncio.get_running_loop()
-            self._patient_pump = loop.call_later(RENEWALS_GATHERED_MS / 1000, self._pump)
+            self._patient_pump = loop.call_later(RENEWALS_GATHERED_MS / 1000, self._schedule_pump)
 
     def _pump(self) -> None:
         self._pump_scheduled = False
@@ -498,7 +506,6 @@ class Node:
             encoded = [encode_operation(operation) for operation in operations]
             if leader == self.name:
                 self._batcher.offer(self.name, self.engine.boot, first, encoded)
-                self.engine.wake()
                 submissions.forwarded = first + len(encoded) - 1
             elif (count := self._send(leader, first, encoded)) > 0:
                 submissions.forwarded = first + count - 1

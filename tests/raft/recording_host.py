@@ -11,7 +11,7 @@ import msgpack
 
 @dataclass
 class RecordingHost:
-    """Proposes `queue` in order; remembers every call."""
+    """Proposes `queue` in order; remembers every call. `is_waited_for`: somebody at another node waits for what is applied."""
 
     queue: deque[bytes] = field(default_factory=deque)
     applied: list[tuple[int, int, bytes]] = field(default_factory=list)
@@ -19,13 +19,15 @@ class RecordingHost:
     connected: list[str] = field(default_factory=list)
     leaders: list[tuple[str | None, int]] = field(default_factory=list)
     asked_in_terms: list[int] = field(default_factory=list)
+    is_waited_for: bool = False
 
     def next_batch(self, term: int) -> bytes | None:
         self.asked_in_terms.append(term)
         return self.queue.popleft() if self.queue else None
 
-    def apply(self, index: int, term: int, payload: bytes) -> None:
+    def apply(self, index: int, term: int, payload: bytes) -> bool:
         self.applied.append((index, term, payload))
+        return self.is_waited_for
 
     def restore(self, index: int, term: int, payload: bytes) -> Generator[None, None, None]:
         """Snapshots of this host are the payloads applied so far, msgpack-encoded."""

@@ -335,6 +335,7 @@ def _shielded_run(seed: int, *, seconds: int = 30) -> tuple[int, int]:
     for name in three.names:
         if name not in three.cluster.nodes:
             three.cluster.start(name)
+    three.cluster.run_for(2)  # whoever led when it was cut off knows by now that another does
     leader = three.elect()
     three.propose(leader, b"last")
     three.cluster.run_for(3)

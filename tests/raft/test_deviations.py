@@ -21,7 +21,7 @@ from stock_pysyncobj import StockNode
 
 from holdfast_coordinator.raft.errors import EngineFailure
 from holdfast_coordinator.raft.inmem import MemoryJournal, VirtualClock
-from holdfast_coordinator.raft.kernel import Kernel
+from holdfast_coordinator.raft.kernel import COMMIT_TOLD_WITHIN_SECONDS, Kernel
 from holdfast_coordinator.raft.messages import (
     ENTRY_OWN,
     Ack,
@@ -345,7 +345,7 @@ class TestD12CallbackThatRaises:
         """The failure comes out, and whoever ticks on does not get the entry a second time."""
 
         class Fails(RecordingHost):
-            def apply(self, index: int, term: int, payload: bytes) -> None:
+            def apply(self, index: int, term: int, payload: bytes) -> bool:
                 super().apply(index, term, payload)
                 raise RuntimeError("the caller has gone")
 
@@ -380,10 +380,11 @@ class TestD13PoisonPill:
         """The entry counts as applied before the host sees it, so there is no second time."""
 
         class Fails(RecordingHost):
-            def apply(self, index: int, term: int, payload: bytes) -> None:
+            def apply(self, index: int, term: int, payload: bytes) -> bool:
                 super().apply(index, term, payload)
                 if payload == b"half":
                     raise ValueError("after half of the work")
+                return False
 
         host = Fails()
         alone = kernel("n1", (), clock=clock, host=host)
@@ -727,9 +728,12 @@ class TestNeedlessRounds:
         follower.receive("n2", append(3, 3, commit=3, stamp=2))
         assert say(follower) == [("n2", ack(4, term=1, stamp=2))]
 
-    def committing(self, clock: VirtualClock) -> tuple[Kernel, RecordingHost]:
+    def committing(
+        self, clock: VirtualClock, *, is_waited_for: bool = True
+    ) -> tuple[Kernel, RecordingHost]:
         """A leader that has committed and applied entry 3 in its last tick, and has told nobody."""
         host = RecordingHost()
+        host.is_waited_for = is_waited_for
         leader = kernel("n1", TWO, clock=clock, host=host)
         lead(leader, clock, "n2")
         host.queue.append(b"x")
@@ -739,7 +743,6 @@ class TestNeedlessRounds:
         leader.tick()
         assert host.payloads == [b"x"]
         assert say(leader) == []
-        assert leader.next_deadline() == 0.0
         return leader, host
 
     def test_what_is_proposed_next_says_what_was_committed(self, clock: VirtualClock) -> None:
@@ -756,8 +759,9 @@ class TestNeedlessRounds:
     def test_when_nothing_is_proposed_it_is_told_in_the_next_round(
         self, clock: VirtualClock, handing_over: bool
     ) -> None:
-        """No later: callers of the other nodes wait for it. Also by a leader that proposes nothing more."""
+        """No later where a caller of another node waits for it. Also by a leader that proposes nothing more."""
         leader, _ = self.committing(clock)
+        assert (leader.next_deadline() or 0) <= clock.now
         if handing_over:
             assert leader.hand_over()
             leader._raft._SyncObj__newAppendEntriesTime = clock.now + 9  # nothing else is a reason
@@ -765,6 +769,35 @@ class TestNeedlessRounds:
         told = [m for _, m in say(leader) if isinstance(m, Append)]
         assert [(m.commit_index, len(m.entries)) for m in told] == [(3, 0)] * 2
         assert (leader.next_deadline() or 0) > clock.now
+
+    def test_when_nobody_waits_for_it_there_it_is_told_a_moment_later(
+        self, clock: VirtualClock
+    ) -> None:
+        """The next round may come at once, and has nothing to say; two milliseconds later it is said, whether anything is
+        proposed or not."""
+        leader, _ = self.committing(clock, is_waited_for=False)
+        leader.tick()
+        assert say(leader) == []
+        told_by = leader.next_deadline() or 0
+        assert clock.now < told_by <= clock.now + COMMIT_TOLD_WITHIN_SECONDS
+        clock.now = told_by
+        leader.tick()
+        told = [m for _, m in say(leader) if isinstance(m, Append)]
+        assert [(m.commit_index, len(m.entries)) for m in told] == [(3, 0)] * 2
+        assert (leader.next_deadline() or 0) > told_by
+
+    def test_a_follower_answers_its_leader_before_it_applies(self, clock: VirtualClock) -> None:
+        """Callers wait for the answer, and the leader for nothing else. But no round puts off what the round before has put off."""
+        host = RecordingHost()
+        follower = kernel("n1", TWO, clock=clock, host=host)
+        follower.receive("n2", append(1, 3, commit=3))
+        follower.tick()
+        assert host.applied == []
+        assert say(follower) == [("n2", ack(4, term=1))]
+        assert follower.next_deadline() == 0.0
+        follower.receive("n2", append(3, 4, commit=3, stamp=2))
+        follower.tick()
+        assert [index for index, _, _ in host.applied] == [2, 3]
 
     def test_only_an_acknowledgement_of_what_is_committed_needs_no_tick(
         self, clock: VirtualClock

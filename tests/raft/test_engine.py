@@ -35,9 +35,10 @@ class NoisyHost(RecordingHost):
         super().__init__()
         self.news = asyncio.Event()
 
-    def apply(self, index: int, term: int, payload: bytes) -> None:
-        super().apply(index, term, payload)
+    def apply(self, index: int, term: int, payload: bytes) -> bool:
+        waits = super().apply(index, term, payload)
         self.news.set()
+        return waits
 
     def on_message(self, peer: str, payload: bytes) -> None:
         super().on_message(peer, payload)
@@ -212,7 +213,7 @@ async def test_d12_a_host_that_raises_stops_the_engine(tmp_path: Path) -> None:
     """`failed` says why, the entry is not applied again, and this node leads no more."""
 
     class Fails(NoisyHost):
-        def apply(self, index: int, term: int, payload: bytes) -> None:
+        def apply(self, index: int, term: int, payload: bytes) -> bool:
             super().apply(index, term, payload)
             raise ValueError("half of the work")
 

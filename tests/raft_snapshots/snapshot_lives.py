@@ -43,10 +43,11 @@ class ListHost:
     def next_batch(self, term: int) -> bytes | None:
         return self.queue.popleft() if self.queue else None
 
-    def apply(self, index: int, term: int, payload: bytes) -> None:
+    def apply(self, index: int, term: int, payload: bytes) -> bool:
         if self.state:
             assert index > self.state[-1][0], "each entry once, in order"
         self.state.append([index, term, payload.decode()])
+        return False
 
     def restore(self, index: int, term: int, payload: bytes) -> Generator[None, None, None]:
         state = json.loads(payload)

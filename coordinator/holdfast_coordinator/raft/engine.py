@@ -1,8 +1,8 @@
-"""The driver of one node's replicated log: one asyncio task that joins kernel, journal and network.
+"""The driver of one node's replicated log: rounds in the event loop that join kernel, journal and network.
 
 Rule: one thread, and one order in each round: what has arrived is with the kernel; tick; sync; then
-answers leave. The task waits for messages, for `wake`, or for the kernel's next deadline; it never
-polls. An error of the disk, of the host, or of safety stops the engine for good (`failed`).
+answers leave. A round is made in the turn of the loop after a message or a `wake`, and at the kernel's next
+deadline; nothing polls. An error of the disk, of the host, or of safety stops the engine for good (`failed`).
 
 Not known here: what an entry means (the host), what a message means (the kernel), and how bytes
 travel (the network) or are kept (the journal).
@@ -211,7 +211,6 @@ class Engine:
         # Election times need no secrecy, only to differ between nodes.
         self._rng = rng if rng is not None else random.Random(os.urandom(16))  # noqa: S311  # nosec B311
         self._new_nonce = new_nonce
-        self._event = asyncio.Event()
         self._payloads: dict[str, list[bytes]] = {}
         self._payload_bytes: Counter[str] = Counter()
         self._flush_scheduled = False
@@ -222,7 +221,14 @@ class Engine:
         self._snapshots: SnapshotStore | None = None
         self._book: PeerBook | None = None
         self._compactor: Compactor | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._is_driven = False
+        """Between `start` and `stop`: rounds are made."""
+        self._is_round_due = False
+        """The loop is about to make one."""
+        self._rounds_to_read = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = self._due_at = 0.0
+        """When a round is made without any news; the timer may be set for an earlier moment."""
         self._alive_at = 0.0
         self._planned_wait = 0.0
         self._postponements = 0
@@ -234,7 +240,7 @@ class Engine:
     @property
     def _running(self) -> Kernel | None:
         """The kernel, unless the engine has stopped: then nobody leads as far as it knows."""
-        return None if self._task is None or self.failed.done() else self._kernel
+        return self._kernel if self._is_driven and not self.failed.done() else None
 
     @property
     def boot(self) -> int:
@@ -324,7 +330,9 @@ class Engine:
 
     def wake(self) -> None:
         """There may be something to propose."""
-        self._event.set()
+        if not self._is_round_due and self._is_driven:
+            self._is_round_due = True
+            asyncio.get_running_loop().call_soon(self._round)
 
     def send(self, peer: str, payload: bytes) -> bool:
         """An application message, in order with those before it on this connection.
@@ -365,8 +373,10 @@ class Engine:
             await self._close()
             raise
         self._open_compactor()
-        self._journal_timer_at = self._clock() + JOURNAL_TIMER_SECONDS
-        self._task = asyncio.get_running_loop().create_task(self._drive(), name="raft driver")
+        self._alive_at = self._clock()
+        self._journal_timer_at = self._alive_at + JOURNAL_TIMER_SECONDS
+        self._is_driven = True
+        self.wake()
 
     async def step_down(self) -> str:
         """Have the leader, this node or another, hand over; the new leader's name. Raises `AdminRefused`.
@@ -464,10 +474,9 @@ class Engine:
         compactor, self._compactor = self._compactor, None
         if compactor is not None:
             await compactor.stop()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        self._is_driven = False
+        if self._timer is not None:
+            self._timer.cancel()
         await self._close()
 
     @property
@@ -623,32 +632,34 @@ class Engine:
 
     # The loop.
 
-    async def _drive(self) -> None:
-        kernel, network = self._kernel, self._network
-        assert kernel is not None  # noqa: S101
-        assert network is not None  # noqa: S101
-        self._alive_at = self._clock()
+    def _round(self) -> None:
+        kernel, network = self._running, self._network
+        if kernel is None or network is None:
+            return
         try:
-            while True:
-                self._event.clear()
-                await self._read_before_deciding(kernel)
-                self._alive_at = self._clock()
-                kernel.tick()
-                kernel.release(network.send_messages)
-                self._tell_watchers()
-                while kernel.to_disconnect:
-                    network.disconnect(kernel.to_disconnect.pop())
-                self._journal_timer()
-                await self._wait(kernel.next_deadline())
+            if self._reads_first(kernel):
+                asyncio.get_running_loop().call_soon(self._round)
+                return
+            self._is_round_due = False
+            self._alive_at = self._clock()
+            kernel.tick()
+            kernel.release(network.send_messages)
+            self._tell_watchers()
+            while kernel.to_disconnect:
+                network.disconnect(kernel.to_disconnect.pop())
+            self._journal_timer()
+            self._plan(kernel.next_deadline())
         except Exception as error:  # noqa: BLE001 - whatever it is, going on could break a promise
             self._fail(error)
 
-    async def _read_before_deciding(self, kernel: Kernel) -> None:
+    def _reads_first(self, kernel: Kernel) -> bool:
         """After a stall, and before any election, what peers have sent meanwhile comes first
         (D25): an old heartbeat in a socket must prevent the election, and the news of another
-        leader must arrive before anything is proposed."""
-        now = self._clock()
-        late = now - self._alive_at - self._planned_wait
+        leader must arrive before anything is proposed. So some turns of the loop pass without a round."""
+        if self._rounds_to_read:
+            self._rounds_to_read -= 1
+            return self._rounds_to_read > 0
+        late = self._clock() - self._alive_at - self._planned_wait
         stalled = late > self.config.election_ms[0] / 1000 * STALL_PART
         if stalled:
             self.stats.stalls += 1
@@ -658,27 +669,39 @@ class Engine:
         else:
             self._postponements = 0
         if stalled or kernel.is_election_due:
-            for _ in range(READ_ROUNDS):
-                await asyncio.sleep(0)
+            self._rounds_to_read = READ_ROUNDS
+        return self._rounds_to_read > 0
 
-    async def _wait(self, deadline: float | None) -> None:
-        """Until there is news, or it is time."""
+    def _plan(self, deadline: float | None) -> None:
+        """The next round is made when there is news, or when it is time."""
         now = self._clock()
         until = (
             self._journal_timer_at if deadline is None else min(deadline, self._journal_timer_at)
         )
         self._planned_wait = max(0.0, until - now)
-        if self._event.is_set() or until <= now:
-            self._planned_wait = 0.0
-            await asyncio.sleep(0)
+        if until <= now:
+            self.wake()
             return
-        # The library compares with "later than", so a wake at the very deadline would be idle.
-        delay = self._planned_wait + 0.001
-        handle = asyncio.get_running_loop().call_later(delay, self._event.set)
-        try:
-            await self._event.wait()
-        finally:
-            handle.cancel()
+        # The library compares with "later than", so a round at the very deadline would be idle.
+        self._due_at = until + 0.001
+        if self._timer is None or self._timer_at > self._due_at:
+            self._set_timer(now)
+
+    def _set_timer(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = self._due_at
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._due_at - now, self._on_timer)
+
+    def _on_timer(self) -> None:
+        """Deadlines mostly move away, and setting a timer for each move would cost more than looking again."""
+        self._timer = None
+        now = self._clock()
+        if now < self._due_at:
+            self._set_timer(now)
+        else:
+            self.wake()
 
     def _journal_timer(self) -> None:
         now = self._clock()
@@ -716,8 +739,6 @@ class Engine:
             self.failed.set_exception(failure)
             self.failed.exception()  # told here; nobody has to ask again
             log.error("engine stopped: %s", failure, exc_info=error)
-        if self._task is not None and self._task is not asyncio.current_task():
-            self._task.cancel()
         if self._network is not None:
             self._network.silence()
 
@@ -778,7 +799,7 @@ class _Ears:
         try:
             kernel.peer_connected(peer)
             engine._host.on_peer_connected(peer)
-        except Exception as error:  # noqa: BLE001 - see Engine._drive
+        except Exception as error:  # noqa: BLE001 - see Engine._round
             engine._fail(error)
         engine.wake()
 
@@ -794,7 +815,7 @@ class _Ears:
             for message in messages:
                 if kernel.receive(peer, message):
                     self._engine.wake()
-        except Exception as error:  # noqa: BLE001 - see Engine._drive
+        except Exception as error:  # noqa: BLE001 - see Engine._round
             self._engine._fail(error)
 
     def on_payloads(self, peer: str, payloads: Sequence[bytes]) -> None:
@@ -803,7 +824,7 @@ class _Ears:
         try:
             for payload in payloads:
                 self._engine._host.on_message(peer, payload)
-        except Exception as error:  # noqa: BLE001 - see Engine._drive
+        except Exception as error:  # noqa: BLE001 - see Engine._round
             self._engine._fail(error)
 
     def on_full(self, peer: str) -> None:

@@ -8,6 +8,7 @@ Not known here: when which of them may come, and what a message means (`messages
 
 from __future__ import annotations
 
+import functools
 import hmac
 import struct
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,8 @@ VERDICT_SEQUENCE = 2**64 - 1
 """The place of a verdict in the stream: before all frames, which are counted from 0."""
 LENGTH = struct.Struct("<I")
 _SEQUENCE = struct.Struct("<Q")
+_KEYS_KNOWN_MAX = 64
+"""Two for each connection."""
 
 
 class Rejected(Exception):  # the connection is closed, and the reason counted
@@ -105,17 +108,28 @@ def proof(secret: bytes, role: bytes, dialer: bytes, acceptor: bytes) -> bytes:
 
 def pack_frame(key: bytes, sequence: int, body: bytes) -> bytes:
     """Length, code, body."""
-    code = hmac.digest(key, _SEQUENCE.pack(sequence) + body, "sha256")[:CODE_BYTES]
-    return LENGTH.pack(CODE_BYTES + len(body)) + code + body
+    return LENGTH.pack(CODE_BYTES + len(body)) + _code(key, sequence, body) + body
 
 
 def open_frame(key: bytes, sequence: int, frame: bytes) -> bytes:
     """The body of a frame (without its length). Raises `Rejected`."""
     code, body = frame[:CODE_BYTES], frame[CODE_BYTES:]
-    expected = hmac.digest(key, _SEQUENCE.pack(sequence) + body, "sha256")[:CODE_BYTES]
-    if not hmac.compare_digest(code, expected):
+    if not hmac.compare_digest(code, _code(key, sequence, body)):
         raise Rejected("frame code")
     return body
+
+
+def _code(key: bytes, sequence: int, body: bytes) -> bytes:
+    keyed = _keyed(key).copy()
+    keyed.update(_SEQUENCE.pack(sequence))
+    keyed.update(body)
+    return keyed.digest()[:CODE_BYTES]
+
+
+@functools.lru_cache(maxsize=_KEYS_KNOWN_MAX)
+def _keyed(key: bytes) -> hmac.HMAC:
+    """The key is taken in once, and not for each frame: to look the hash up in the library costs more than a small frame does."""
+    return hmac.new(key, digestmod="sha256")
 
 
 def decode_body(body: bytes, entry_bytes_max: int) -> tuple[int, list[Any]]:

@@ -82,6 +82,10 @@ HAND_OVER_REPEAT_SECONDS = 0.25
 """A successor that has not stood by then is asked again; or another one, if it has gone."""
 
 
+COMMIT_TOLD_WITHIN_SECONDS = 0.002
+"""Several times what a caller on the same network needs to ask again."""
+
+
 class JournalPort(Protocol):
     """What the kernel asks of a journal, beyond what pysyncobj does."""
 
@@ -194,10 +198,12 @@ class Kernel:
         self._sender: Sender | None = None
         self._receiver: Receiver | None = None
         self._installation: Installation | None = None
-        self._owes_commit = False
-        """Whether a leader has committed something that it has not told yet."""
+        self._tells_commit_by = float("inf")
+        """When a leader says, at the latest, what it has committed and not told yet."""
         self._tells_commit = False
         """Whether it does so in this tick: it committed it in an earlier one."""
+        self._has_put_off = False
+        """Whether the present tick's predecessor left what is committed to its successor."""
         self._behind: set[str] = set()
         restored = None
         if snapshots is not None:
@@ -395,7 +401,7 @@ class Kernel:
         self._publish()
         self._continue_installation()
         self._pre_vote_if_due()
-        self._tells_commit = self._owes_commit
+        self._tells_commit = self._tells_commit_by <= self._clock()
         self._raft.doTick(0)
         self._publish()
         self._continue_hand_over()
@@ -486,9 +492,8 @@ class Kernel:
         if self.commit_index > self.applied_index or self._installation is not None:
             return 0.0
         if self.is_leader:
-            if self._owes_commit:
-                return 0.0
-            return float(self._raft._SyncObj__newAppendEntriesTime)
+            heartbeat_at = float(self._raft._SyncObj__newAppendEntriesTime)
+            return min(self._tells_commit_by, heartbeat_at)
         if self._connected or not self._nodes:
             return float(self._raft._SyncObj__raftElectionDeadline)
         return None
@@ -511,11 +516,11 @@ class Kernel:
         """Take what the host has, stamped now, and append it in the same step (D35)."""
         self._publish()
         if not self.is_leader:
-            self._owes_commit = False
+            self._tells_commit_by = float("inf")
             return
         appended = self._hand_over is None and self._append_from_host()
         if appended or self._tells_commit:
-            self._owes_commit = False
+            self._tells_commit_by = float("inf")
             self._raft._SyncObj__sendAppendEntries()
 
     def _append_from_host(self) -> bool:
@@ -535,10 +540,14 @@ class Kernel:
 
     def apply_committed(self) -> bool:
         """Give committed entries to the host, each once. False: the library need not tell at once what is
-        committed. A caller who was answered often asks again right away; so a leader lets one round pass, and
-        what it proposes then says it too: half of the frames, and of the rounds of its peers."""
+        committed. A caller who was answered often asks again right away; so a leader waits a moment for what it
+        proposes then, which says it too: half of the frames, and of the rounds of its peers. Unless
+        somebody waits for it there: then it lets one round pass, at most."""
         raft = self._raft
         applied: int = raft._SyncObj__raftLastApplied
+        if self._puts_off():
+            return False
+        waits = False
         end: int = min(raft._SyncObj__raftCommitIndex, applied + APPLY_PER_TICK_MAX)
         first = self._journal[0][1]
         for index in range(applied + 1, end + 1):
@@ -548,7 +557,7 @@ class Kernel:
             raft._SyncObj__raftLastApplied = index
             self.bytes_since_snapshot += len(command)
             if command[:1] == ENTRY_OWN:
-                self._host.apply(index, term, command[1:])
+                waits |= self._host.apply(index, term, command[1:])
             elif command[:1] == ENTRY_ADMIT:
                 name, directory = parse_admission(command)
                 self._admit(name, index, directory)
@@ -557,8 +566,15 @@ class Kernel:
                     f"log entry {index} is of a type that this version does not know; start the "
                     "newer version of holdfast that wrote it"
                 )
-        self._owes_commit |= end > applied and self.is_leader
+        if end > applied and self.is_leader:
+            by = self._clock() + (0.0 if waits else COMMIT_TOLD_WITHIN_SECONDS)
+            self._tells_commit_by = min(self._tells_commit_by, by)
         return False
+
+    def _puts_off(self) -> bool:
+        """A follower that owes its leader an answer gives that first: callers wait for it. Once; the next tick applies."""
+        self._has_put_off = not self._has_put_off and not self.is_leader and bool(self._answers)
+        return self._has_put_off
 
     def library_sends(self, peer: str, message: dict[str, Any]) -> None:
         """Queue what the library says, in our own schema; what it must not say is dropped."""

@@ -37,8 +37,9 @@ class Host(Protocol):
         """Called by a leader, repeatedly within one tick, until it answers None: the next entry, stamped now and appended in the
         same step (it never waits and never travels to another leader). `term` is the term in which it will be appended."""
 
-    def apply(self, index: int, term: int, payload: bytes) -> None:
-        """A committed entry, exactly once for each index, in order of the log. Also called for the whole journal after a start."""
+    def apply(self, index: int, term: int, payload: bytes) -> bool:
+        """A committed entry, exactly once for each index, in order of the log. Also called for the whole journal after a start.
+        Whether somebody waits at another node to hear of it: a leader then tells its peers at once that it is committed."""
 
     def restore(self, index: int, term: int, payload: bytes) -> Generator[None, None, None]:
         """The state after entry `index`, in place of all that was applied so far: at a start, before the first `apply`, or when a

@@ -343,22 +343,21 @@ class WatchedHost:
         self.on_peer_connected = node.on_peer_connected
         self.on_leader = node.on_leader
 
-    def apply(self, index: int, term: int, payload: bytes) -> None:
+    def apply(self, index: int, term: int, payload: bytes) -> bool:
         self._server.pass_point("before apply")
-        self._apply(index, term, payload)
+        waits = self._apply(index, term, payload)
         self._server.pass_point("after apply")
+        return waits
 
-    def _apply(self, index: int, term: int, payload: bytes) -> None:
+    def _apply(self, index: int, term: int, payload: bytes) -> bool:
         if index <= self._expected:
             self._watch.violated(f"{self._server.name} applied entry {index} twice")
         self._expected = index
         watch = self._watch
         machine = self._node.machine
-        if index not in watch.states:
-            # The outcomes are seen once, by applying to the same machine through its own method.
-            self._apply_and_look(index, term, payload)
-        else:
-            self._node.apply(index, term, payload)
+        # The outcomes are seen once, by applying to the same machine through its own method.
+        apply = self._node.apply if index in watch.states else self._apply_and_look
+        waits = apply(index, term, payload)
         machine = self._node.machine
         digest = hashlib.blake2b(payload, digest_size=16)
         digest.update(b"%d %d" % (machine.last_token, machine.cluster_time_ms))
@@ -366,8 +365,9 @@ class WatchedHost:
             check_invariants(machine)
             digest.update(machine.state_hash())
         watch.on_applied(self._server, index, payload, digest.digest())
+        return waits
 
-    def _apply_and_look(self, index: int, term: int, payload: bytes) -> None:
+    def _apply_and_look(self, index: int, term: int, payload: bytes) -> bool:
         machine = self._node.machine
         apply = machine.apply
         seen: list[Any] = []
@@ -379,11 +379,12 @@ class WatchedHost:
 
         machine.apply = looking  # type: ignore[method-assign]
         try:
-            self._node.apply(index, term, payload)
+            waits = self._node.apply(index, term, payload)
         finally:
             del machine.apply
         for grant in seen:
             self._watch.on_grant(index, grant)
+        return waits
 
     def restore(self, index: int, term: int, payload: bytes) -> Generator[None, None, None]:
         yield from self._node.restore(index, term, payload)
