@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import ssl
 import sys
@@ -24,6 +25,7 @@ READY_WITHIN_SECONDS: Final = 30.0
 
 POLL_SECONDS: Final = 0.05
 STOP_WITHIN_SECONDS: Final = 10.0
+PORTS: Final = range(20_000, 32_000)
 
 
 class LocalClusterError(Exception):
@@ -194,11 +196,19 @@ class LocalCluster:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that were free a moment ago, all different."""
-    sockets = [socket.socket() for _ in range(count)]
+    """Ports of loopback that were free a moment ago, all different, and out of reach of outgoing connections: the system gives
+    those ports from 32768 on, also the one of a node that is down for the moment."""
+    sockets: list[socket.socket] = []
     try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
+        for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+            if len(sockets) == count:
+                break
+            one = socket.socket()
+            sockets.append(one)
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                sockets.pop().close()
         return [one.getsockname()[1] for one in sockets]
     finally:
         for one in sockets:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from holdfast_coordinator.local_cluster import free_ports
 from holdfast_coordinator.machine import Limits
 from holdfast_coordinator.node import Node
 from holdfast_coordinator.raft.scripted import ScriptedLog
 from holdfast_coordinator.service_manager import PINGS_PER_WATCHDOG, ServiceManager
-from servers.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -151,10 +151,10 @@ async def test_a_real_node_tells_that_it_serves_lives_and_stops(
     tmp_path: Path, manager: Manager
 ) -> None:
     """One process, as systemd would start it: READY=1 when HTTP is there, the watchdog's words, STOPPING=1 at its end; its log."""
-    http = free_port()
+    http, raft = free_ports(2)
     (tmp_path / "cluster.yml").write_text(
         "cluster: c\ndata_dir: data\nnodes:\n"
-        f"  - {{name: n1, http: '127.0.0.1:{http}', raft: '127.0.0.1:{free_port()}'}}\n"
+        f"  - {{name: n1, http: '127.0.0.1:{http}', raft: '127.0.0.1:{raft}'}}\n"
     )
     environ = {**os.environ, "NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "600000"}
     node = await asyncio.create_subprocess_exec(

@@ -12,20 +12,10 @@ import pytest
 from raft_schedules import kernel
 from recording_host import RecordingHost
 
+from holdfast_coordinator.local_cluster import free_ports
 from holdfast_coordinator.raft import Engine, EngineConfig, EngineFailure, library
 from holdfast_coordinator.raft.engine import boot_clock
 from holdfast_coordinator.raft.inmem import VirtualClock
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 class NoisyHost(RecordingHost):

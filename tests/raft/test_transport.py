@@ -7,7 +7,6 @@ import hmac
 import os
 import pickle
 import random
-import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from holdfast_coordinator.local_cluster import free_ports
 from holdfast_coordinator.raft import frames
 from holdfast_coordinator.raft import transport as wire
 from holdfast_coordinator.raft.messages import Message, TermNotice
@@ -60,17 +60,6 @@ class Ears:
             while not condition():
                 self.news.clear()
                 await self.news.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def network(node: str, ports: Sequence[int], **changes: Any) -> tuple[Network, Ears]:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 import pytest
 
+from holdfast_coordinator.local_cluster import free_ports
 from servers.absent import cannot_run
-from servers.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ class PostgresServer:
     """`with PostgresServer() as server:` runs one. `settings`: lines such as `"fsync=on"`."""
 
     def __init__(self, settings: tuple[str, ...] = EPHEMERAL) -> None:
-        self.port: Final = free_port()
+        self.port: Final = free_ports(1)[0]
         self._settings = settings
         self._databases = 0
         self._process: subprocess.Popen[bytes] | None = None

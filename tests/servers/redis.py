@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 import redis
 
+from holdfast_coordinator.local_cluster import free_ports
 from servers.absent import cannot_run
-from servers.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ class RedisServer:
     """`with RedisServer() as server:` runs one."""
 
     def __init__(self) -> None:
-        self.port: Final = free_port()
+        self.port: Final = free_ports(1)[0]
         self._process: subprocess.Popen[bytes] | None = None
         self._directory = Path()
 
