@@ -1,4 +1,4 @@
-"""Two checks that need no search: tokens against real time over all keys, and beliefs of clients.
+"""Checks that need no search: tokens against real time over all keys, the order of those who wait, and beliefs of clients.
 
 Rule: pure; each returns sentences, none if all is well.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from holdfast_jepsen.history import Belief, History
+    from holdfast_jepsen.history import Belief, History, Operation
 
 SECOND = 1_000_000_000
 
@@ -29,6 +29,28 @@ def token_order(history: History) -> list[str]:
             position += 1
         if grant.token <= highest:
             found.append(f"{grant.process} got token {grant.token} after {highest} was known")
+    return found
+
+
+def first_come_first_served(history: History) -> list[str]:
+    """Whoever was asked for when another one certainly waited for one of its keys already has the larger token (G5).
+
+    Only what is certain is judged: a wait counts from when its place in the log was known until its grant, and an acquire may have
+    entered the log at any time after its call.
+    """
+    found = []
+    latest: dict[str, Operation] = {}  # of the grants so far, the one that was asked for last
+    grants = [each for each in history.operations if each.kind == "acquire" and each.result == "ok"]
+    for grant in sorted(grants, key=lambda each: each.token):
+        for key in grant.keys:
+            before = latest.get(key)
+            if before is not None and grant.queued is not None and before.called > grant.queued:
+                found.append(
+                    f"{before.process} asked for {key} when {grant.process} had waited for it since {grant.queued / SECOND:.3f} s, "
+                    f"and got token {before.token} before it, which got {grant.token}"
+                )
+            if before is None or grant.called > before.called:
+                latest[key] = grant
     return found
 
 

@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from holdfast_coordinator.machine import check_invariants
-from holdfast_coordinator.machine.outcomes import Granted
+from holdfast_coordinator.machine.outcomes import Granted, Queued
 from holdfast_coordinator.raft import shield
 from holdfast_coordinator.raft.messages import Ack, Append, Vote, VoteRequest
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
+    from holdfast_coordinator.machine import Origin
+    from holdfast_coordinator.machine.outcomes import Outcome
     from holdfast_coordinator.node import Node
     from holdfast_jepsen.sim.server import Server
 
@@ -68,6 +70,10 @@ class RaftInvariants:
         self.tokens: dict[int, tuple[str, tuple[str, ...]]] = {}
         self.last_token = 0
         self.granted_at: dict[int, int] = {}
+        self.waiting_since: dict[Origin, int] = {}
+        """Who stands in a queue now, and when that was first applied anywhere."""
+        self.waited_since: dict[int, int] = {}
+        """Of each token that was waited for."""
         self.servers: dict[str, Server] = {}
         self._nodes = {name: _Node() for name in names}
         self._majority = len(names) // 2 + 1
@@ -316,6 +322,15 @@ class RaftInvariants:
         if known != digest:
             self.violated(f"{server.name} is in another state after entry {index} than others")
 
+    def on_wait(self, origin: Origin, outcome: Outcome, now: int) -> None:
+        """An outcome, where it is applied first: somebody begins to wait, or waits no more."""
+        if isinstance(outcome, Queued):
+            self.waiting_since[origin] = now
+            return
+        since = self.waiting_since.pop(origin, None)
+        if since is not None and isinstance(outcome, Granted):
+            self.waited_since[outcome.token] = since
+
     def on_grant(self, index: int, grant: Granted) -> None:
         """The first node that applies a grant."""
         known = self.tokens.get(grant.token)
@@ -374,7 +389,7 @@ class WatchedHost:
 
         def looking(entry: Any) -> Any:
             outcomes = apply(entry)
-            seen.extend(outcome for _, outcome in outcomes if isinstance(outcome, Granted))
+            seen.extend(outcomes)
             return outcomes
 
         machine.apply = looking  # type: ignore[method-assign]
@@ -382,8 +397,10 @@ class WatchedHost:
             waits = self._node.apply(index, term, payload)
         finally:
             del machine.apply
-        for grant in seen:
-            self._watch.on_grant(index, grant)
+        for origin, outcome in seen:
+            self._watch.on_wait(origin, outcome, self._server.world.now)
+            if isinstance(outcome, Granted):
+                self._watch.on_grant(index, outcome)
         return waits
 
     def restore(self, index: int, term: int, payload: bytes) -> Generator[None, None, None]:

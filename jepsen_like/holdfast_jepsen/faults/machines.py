@@ -55,6 +55,7 @@ class Machines:
             "wall-jump": self._wall_jump,
             "suspend": self._suspend,
             "rolling-restart": self._rolling_restart,
+            "upgrade": self._upgrade,
         }
 
     def _count(self, kind: str) -> Callable[[], None]:
@@ -92,6 +93,16 @@ class Machines:
             at = place * (fault.duration // 2 + SECOND * self._world.pace)
             self._nemesis.after(at, server.kill)
             self._nemesis.after(at + fault.duration // 4, server.start)
+        return True
+
+    def _upgrade(self, fault: Fault, rng: Rng) -> bool:
+        """A node that runs an older version ends, and the newer one is started in its place."""
+        old = [server for server in self._cluster.servers if server.is_old]
+        if not old:
+            return False
+        server = rng.choice(old)
+        server.upgrade()
+        self._nemesis.later(fault, server.start)
         return True
 
     # The disk.

@@ -57,7 +57,7 @@ class Nemesis:
             "duplicates": self._duplicates,
             "losses": lambda f, r: self._spoil_traffic("losses", (0.02, 0.3), f, r),
             "corrupt": lambda f, r: self._spoil_traffic("corruption", (0.002, 0.02), f, r),
-            "lost-chunks": lambda f, r: self._spoil_traffic("lost_chunks", (0.1, 0.5), f, r),
+            "lost-chunks": self._lost_chunks,
             "swizzle": self._swizzle,
             "reset": lambda f, r: self._connection(cluster.network.reset, r),
             "supersede": lambda f, r: self._connection(cluster.network.supersede, r),
@@ -243,6 +243,25 @@ class Nemesis:
         self._waiting[fault.kind] += 1
         setattr(self._cluster.network, what, rng.choice(parts))
         self._later(fault, setattr, self._cluster.network, what, 0.0)
+        return None
+
+    def _lost_chunks(self, fault: Fault, rng: Rng) -> bool | None:
+        """A node comes back after the others have cut their logs: it needs a snapshot, of which pieces are lost on the way."""
+        leader = self._leader()
+        followers = [s for s in self._cluster.servers if s.actor is not None and s is not leader]
+        if leader is None or not followers:
+            return False
+        server = rng.choice(followers)
+        second = 1_000 * MILLISECOND * self._cluster.world.pace
+        away = max(fault.duration // 2, second)
+        network = self._cluster.network
+        self._waiting[fault.kind] += 1
+        network.lost_chunks = rng.choice((0.1, 0.5))
+        server.kill()
+        for other in self._cluster.servers:
+            self.after(away - second // 4, other.take_snapshot)
+        self.after(away, server.start)
+        self.after(away + fault.duration // 2 + 2 * second, setattr, network, "lost_chunks", 0.0)
         return None
 
     def _swizzle(self, fault: Fault, rng: Rng) -> bool:

@@ -22,6 +22,7 @@ KINDS = (
     "kill-at-point", "rolling-restart", "suspend", "swizzle", "losses", "corrupt", "lost-chunks",
     "disk-full", "write-error", "sync-error", "slow-disk", "wipe", "bit-flip", "truncate",
     "skew", "strobe", "skew-client", "strobe-client", "wall-jump",
+    "upgrade",
 )  # fmt: skip
 
 

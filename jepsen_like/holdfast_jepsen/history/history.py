@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Kind = Literal["acquire", "release", "complete", "end"]
 """`end`: close or cancel, which may end the hold of `token` (0: of any hold of the session)."""
@@ -52,6 +55,8 @@ class Operation:
     """Of a shared hold without limit: the tokens that opened the phases of `keys`, as the grant says."""
     done: int = 0
     """The token under which the work was completed, as a refusal says."""
+    queued: int | None = None
+    """Since when it certainly stood in the queues of its keys, until its grant; None: it did not wait, or nobody can say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,12 @@ class History:
         for operation in self.operations:
             if operation.result == "pending":
                 operation.result, operation.returned = "unknown", None
+
+    def waits(self, since: Mapping[int, int]) -> None:
+        """Since when each token that was waited for was waited for, as somebody knows who saw the log."""
+        for operation in self.operations:
+            if operation.kind == "acquire" and operation.result == "ok":
+                operation.queued = since.get(operation.token)
 
     def keys(self) -> list[str]:
         """Every key that occurs, sorted."""

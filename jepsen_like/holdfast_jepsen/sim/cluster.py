@@ -105,6 +105,12 @@ class Cluster:
             other
         ].survives(second.met, one, ours, by_first)
 
+    def begin_with_old_versions(self, rng: Rng) -> None:
+        """One node at least runs a version that knows only the first format level."""
+        count = rng.between(1, len(self.servers))
+        for server in rng.sample(self.servers, count):
+            server.begin_old()
+
     # An operator.
 
     def replace_disk(self, server: Server) -> None:
@@ -176,7 +182,9 @@ class Cluster:
         self.gateway.slow.clear()
         for server in self.servers:
             server.lift_disk_errors()
-            server.trap = None
+            server.lift_traps()
+            if server.is_old:
+                server.upgrade()
             server.sync_slowdown = 1
             self.replace_if_refused(server)
             server.start()

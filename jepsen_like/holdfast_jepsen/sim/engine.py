@@ -192,6 +192,12 @@ class SimEngine:
             return False
         return self.server.network.send(self.server.name, peer, "application", payload)
 
+    def take_snapshot(self) -> None:
+        """Of everything applied so far, and cut the log to it, if this node takes snapshots at all."""
+        actor = self.server.actor
+        if self._compactor is not None and self.failure is None and actor is not None:
+            actor.create_task(self._compactor.take_now())
+
     # What the network tells.
 
     def on_connected(self, peer: str, epoch: int) -> None:

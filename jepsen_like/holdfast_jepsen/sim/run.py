@@ -19,12 +19,14 @@ import msgpack
 import structlog
 
 from holdfast_coordinator.machine import check_invariants
+from holdfast_coordinator.machine.levels import HIGHEST
 from holdfast_coordinator.raft import messages
 from holdfast_jepsen.checker import ledger, linearizability, orders, story
 from holdfast_jepsen.faults import plan as plans
 from holdfast_jepsen.faults.nemesis import Nemesis
 from holdfast_jepsen.history import History
 from holdfast_jepsen.sim import pace as paces
+from holdfast_jepsen.sim import sizes
 from holdfast_jepsen.sim.cluster import Cluster
 from holdfast_jepsen.sim.rng import Rng
 from holdfast_jepsen.sim.server import Settings
@@ -45,6 +47,10 @@ FAULT_SECONDS = 20.0
 SETTLE = 3 * SECOND
 """After the heal: longer than the longest pause of a node that was on its way, and than an election."""
 LAST_WORD = 12 * SECOND
+NEEDS_SNAPSHOTS = ("lost-chunks",)
+"""Faults that hit only what a node gets that lags behind a snapshot: nodes take some, and keep nothing of what is before them."""
+NEEDS_OLD_VERSIONS = ("upgrade",)
+"""Faults that need a node which runs an older version."""
 ENTRY_BYTES_MAX = 512 * 1024
 ANSWERED_MIN = 1
 """Definite answers before the faults; fewer, and the run says nothing."""
@@ -85,6 +91,7 @@ class Outcome:
     reasons: list[str]
     workload: str
     nodes: int
+    pace: int
     virtual_seconds: float
     events: int
     answered: int
@@ -133,7 +140,7 @@ def run_briefly(seed: int, *, fault_seconds: float = FAULT_SECONDS) -> Outcome:
 
 def _run(seed: int, variant: Variant, keep_trace: bool, faults: int) -> Outcome:
     pace = variant.pace or paces.draw(Rng(seed, "pace"))
-    with paces.stretched(pace):
+    with paces.stretched(pace), sizes.cut(sizes.draw(Rng(seed, "sizes"))):
         return _run_at(seed, variant, World(keep_trace=keep_trace, pace=pace), faults * pace)
 
 
@@ -153,6 +160,10 @@ def _run_at(seed: int, variant: Variant, world: World, faults: int) -> Outcome:
         compact_after=rng.choice((0, 0, 50, 300)),
         compact_keep=rng.choice((1, 20)),
     )
+    plan = _plan(seed, variant, begin=quiet, end=quiet + faults, pace=pace)
+    planned = {fault.kind for fault in plan}
+    if planned & set(NEEDS_SNAPSHOTS):
+        settings = replace(settings, compact_after=settings.compact_after or 300, compact_keep=1)
     cluster = Cluster(
         world,
         seed,
@@ -162,13 +173,8 @@ def _run_at(seed: int, variant: Variant, world: World, faults: int) -> Outcome:
         carry=_through_the_codec if rng.chance(0.25) else None,
         client_class=variant.client_class,
     )
-    plan = plans.draw(
-        Rng(seed, "faults"), begin=quiet, end=quiet + faults, kinds=variant.kinds, pace=pace
-    )
-    if variant.plan is not None:
-        plan = [replace(f, at=f.at * pace, duration=f.duration * pace) for f in variant.plan]
-    if variant.only is not None:
-        plan = [plan[number] for number in variant.only if number < len(plan)]
+    if planned & set(NEEDS_OLD_VERSIONS):
+        cluster.begin_with_old_versions(Rng(seed, "versions"))
     nemesis = Nemesis(cluster, plan)
     phases: list[int] = []
     last: _LastWord | None = None
@@ -194,6 +200,15 @@ def _run_at(seed: int, variant: Variant, world: World, faults: int) -> Outcome:
     return _judge(seed, cluster, nemesis, plan, phases, last)
 
 
+def _plan(seed: int, variant: Variant, *, begin: int, end: int, pace: int) -> list[plans.Fault]:
+    plan = plans.draw(Rng(seed, "faults"), begin=begin, end=end, kinds=variant.kinds, pace=pace)
+    if variant.plan is not None:
+        plan = [replace(f, at=f.at * pace, duration=f.duration * pace) for f in variant.plan]
+    if variant.only is not None:
+        plan = [plan[number] for number in variant.only if number < len(plan)]
+    return plan
+
+
 def _judge(
     seed: int,
     cluster: Cluster,
@@ -204,9 +219,11 @@ def _judge(
 ) -> Outcome:
     history, watch, world = cluster.history, cluster.watch, cluster.world
     history.finish()
+    history.waits(watch.waited_since)
     found = list(watch.violations)
     found += orders.token_order(history)
     found += orders.beliefs(history)
+    found += orders.first_come_first_served(history)
     found += story.check(history, cluster.story)
     if (shop := cluster.gateway.shop) is not None:
         found += ledger.check(history, shop.writes, shop.messages.settled) + shop.books.close()
@@ -219,9 +236,7 @@ def _judge(
         elif verdict.answer == "unknown":
             doubts.append(f"key {verdict.key}: {verdict.why}")
     if last is not None and not last.is_spoken:
-        found.append(
-            f"{LAST_WORD * world.pace // SECOND} s after the heal not every key could be had: {last.missing}"
-        )
+        found.append(f"{LAST_WORD * world.pace // SECOND} s after the heal {last.missing}")
     if phases[0] < ANSWERED_MIN:
         doubts.append(f"only {phases[0]} answers before the first fault")
     if len(phases) > 3:
@@ -234,6 +249,7 @@ def _judge(
         reasons=found + doubts,
         workload=cluster.mix.name,
         nodes=len(cluster.names),
+        pace=world.pace,
         virtual_seconds=world.now / SECOND,
         events=world.events,
         answered=phases[-1],
@@ -260,10 +276,11 @@ def _slow_phases(phases: list[int]) -> list[str]:
 
 
 class _LastWord:
-    """After the heal, a client gets every key once and gives it back."""
+    """After the heal, a client gets every key once and gives it back; and the log is at the highest format level."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self.missing = list(cluster.mix.keys)
+        self._keys = list(cluster.mix.keys)
+        self._cluster = cluster
         self._client = cluster.new_client()
         for place, client in enumerate(cluster.clients):
             cluster.done_before += client.done
@@ -274,22 +291,34 @@ class _LastWord:
 
     @property
     def is_spoken(self) -> bool:
-        """Whether every key was had."""
-        return not self.missing
+        """Whether every key was had, and nothing is held back for the sake of an older version."""
+        return not self._keys and self._is_raised
+
+    @property
+    def missing(self) -> str:
+        """What is."""
+        if self._keys:
+            return f"not every key could be had: {self._keys}"
+        return "the format level is still not the highest, though every node knows it"
+
+    @property
+    def _is_raised(self) -> bool:
+        leader = self._cluster.leader
+        return leader is not None and leader.level == HIGHEST
 
     async def _work(self, client: Client) -> None:
-        while self.missing:
+        while self._keys:
             session = await client.open(2000 * client.mix.pace)
             if session is None:
                 continue
             keeper = client.actor.create_task(client.keep(session))
-            while self.missing and not session.is_over:
-                key = self.missing[0]
+            while self._keys and not session.is_over:
+                key = self._keys[0]
                 _, grant = await client.acquire(session, (key,), wait_ms=2000 * client.mix.pace)
                 if grant is not None:
                     record = await client.release(session, (key,), grant.token)
                     if record.result == "ok":
-                        self.missing.remove(key)
+                        self._keys.remove(key)
             keeper.cancel()
 
 

@@ -10,7 +10,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from holdfast_coordinator.machine import Limits
+from holdfast_coordinator.machine import Levels, Limits
+from holdfast_coordinator.machine.levels import KNOWN, LOWEST
 from holdfast_coordinator.node import Node
 from holdfast_coordinator.raft.errors import EngineFailure
 from holdfast_coordinator.raft.kernel import Kernel
@@ -81,6 +82,9 @@ class Server:
     ) -> None:
         self.name = name
         self.peers = tuple(other for other in names if other != name)
+        self.levels = KNOWN
+        """Of the version that it runs, or will run when it is started next."""
+        self._names = names
         self.world = world
         self.network = network
         self.watch = watch
@@ -113,6 +117,25 @@ class Server:
         self._clock_from = world.now
         self._read_at, self._reading = -1, 0.0
         self._clock_base = rng.between(10, 100_000) * SECOND
+
+    @property
+    def is_old(self) -> bool:
+        """It runs a version that knows only the first format level."""
+        return self.levels != KNOWN
+
+    @property
+    def level(self) -> int:
+        """The format level of the log, as far as it is applied here; 0: it is not running."""
+        return 0 if self.node is None else self.node.machine.level
+
+    def begin_old(self) -> None:
+        """Whatever is started here is of the older version, until it is upgraded."""
+        self.levels = Levels(LOWEST, LOWEST)
+
+    def upgrade(self) -> None:
+        """The older version ends; what is started next is the newer one."""
+        self.levels = KNOWN
+        self.kill()
 
     # Its clock.
 
@@ -169,7 +192,8 @@ class Server:
             wall_ms=self.wall_ms,
             limits=self.settings.limits,
             cluster="simulated",
-            members={},
+            members={name: (f"{name}:http", f"{name}:raft") for name in self._names},
+            levels=self.levels,
             session_ref_key=b"simulated",
         )
         try:
@@ -219,6 +243,11 @@ class Server:
     def lift_disk_errors(self) -> None:
         """Space was made; the disk is mended."""
         self._disk_errors.clear()
+
+    def lift_traps(self) -> None:
+        """It need not die of what was planned for one of its next steps."""
+        self.trap = None
+        self._step_faults.clear()
 
     @property
     def has_step_fault(self) -> bool:
@@ -284,6 +313,11 @@ class Server:
         if self.actor is not None:
             self.actor.pause(duration)
             self.network.silence(self.name, duration)
+
+    def take_snapshot(self) -> None:
+        """Of all that it has applied, without a reason of its own."""
+        if self.actor is not None and self.engine is not None:
+            self.world.at(self.world.now, self.engine.take_snapshot, actor=self.actor)
 
     def hand_over(self) -> None:
         """If it leads, another is to lead."""
