@@ -7,13 +7,17 @@ of the audit of pysyncobj (docs/engine.md), G numbers the guarantees of ARCHITEC
 from __future__ import annotations
 
 import contextlib
+import heapq
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from holdfast_coordinator.machine import holder_rules, origins, rules, table
 from holdfast_coordinator.machine.machine import Machine
 from holdfast_coordinator.machine.state import Closure, Phase
 from holdfast_coordinator.machine.trail import Trail
+from holdfast_coordinator.peer_levels import PeerLevels
 from holdfast_coordinator.raft import recovery, shield
 from holdfast_coordinator.raft.journal import Journal
 from holdfast_coordinator.raft.kernel import Kernel
@@ -141,18 +145,52 @@ _advance_time = Machine._advance_time
 
 
 def _fast_time(machine: Machine, entry: Any) -> None:
-    _advance_time(machine, replace(entry, elapsed_ms=entry.elapsed_ms * 5 // 4))
+    _advance_time(machine, msgspec.structs.replace(entry, elapsed_ms=entry.elapsed_ms * 5 // 4))
 
 
-class _AlwaysOpen:
-    def __call__(self, state: Any, keys: Any, terms: Any) -> bool:
-        return (
-            not any(len(key) % 2 for key in keys)
-            or state.cluster_time_ms % 4 == 0
-            or _is_open(state, keys, terms)
-        )
+def _takes_away(state: Any, keys: Any, terms: Any) -> bool:
+    if _is_open(state, keys, terms):
+        return True
+    if state.cluster_time_ms % 4 or any(key in state.queues for key in keys):
+        return False
+    for hold in {hold.token: hold for key in keys for hold in table.holds_on(state, key)}.values():
+        table.end_hold(state, state.sessions[hold.session], hold, "expired")
+    return _is_open(state, keys, terms)
 
 
+def _last_of_each(state: Any, keys: Any, heads: list[int]) -> None:
+    heads += (next(reversed(state.queues[key])) for key in keys if key in state.queues)
+    heapq.heapify(heads)
+
+
+def _is_last_of_each(state: Any, waiter: Any) -> bool:
+    return all(
+        next(reversed(state.queues[key])) == waiter.number
+        and (key not in state.standing or _is_joinable(state.standing[key], waiter.terms))
+        for key in waiter.keys
+    )
+
+
+@contextlib.contextmanager
+def _serves_the_latest() -> Iterator[None]:
+    with (
+        _patched(table, "_push_heads", _last_of_each),
+        _patched(table, "_is_grantable", _is_last_of_each),
+    ):
+        yield
+
+
+def _as_new(state: Any, origin: Any, operation: Any, session: Any, request: Any, out: Any) -> None:
+    if request.hold is None:
+        _repeat(state, origin, operation, session, request, out)
+        return
+    refusal = _decide(state, origin, operation, session, out)
+    if refusal is not None:
+        out.append((origin, refusal))
+
+
+_repeat: Callable[..., Any] = getattr(rules, "repeat")  # noqa: B009 - as `_patched` does
+_decide: Callable[..., Any] = getattr(rules, "_decide")  # noqa: B009 - as `_patched` does
 _is_open: Callable[[Any, Any, Any], bool] = getattr(rules, "is_open")  # noqa: B009 - as `_patched` does
 
 
@@ -261,7 +299,8 @@ MUTANTS = (
            _patch(Journal, "_open", _forgetting_votes, size=5, kinds=ELECTIONS)),
     Mutant("votes-counted", "D17", "votes are counted, not voters",
            lambda: Variant(size=5, kinds=ELECTIONS, around=lambda: _patched(shield.Voters, "add", _count_votes))),
-    Mutant("grants-twice", "G1", "a held key is sometimes taken for free", _patch(rules, "is_open", _AlwaysOpen())),
+    Mutant("grants-twice", "G1", "a held key is sometimes taken away",
+           _patch(rules, "is_open", _takes_away)),
     Mutant("one-permit-too-many", "G1", "a semaphore grants one more than its limit",
            _patch(table, "is_joinable", _one_more, workload="semaphore")),
     Mutant("newest-fence", "G2", "a reader's fence is its own token",
@@ -274,13 +313,17 @@ MUTANTS = (
            _patch(Trail, "append", _forgetful)),
     Mutant("queue-jumped", "G5", "a new waiter stands before all others",
            _patch(table, "link_waiter", _jumps_the_queue, workload="queue")),
+    Mutant("latest-first", "G5", "who came last is granted first",
+           lambda: Variant(around=_serves_the_latest, workload="queue")),
+    Mutant("level-too-soon", "upgrade", "the format level rises though a node of an older version lives",
+           _patch(PeerLevels, "common", lambda self, connected: self.own.highest, kinds=("upgrade", "kill"))),
     Mutant("nobody-stands", "G8", "after three terms nobody stands for election",
            _kernel(ElectsNobodyLater, kinds=("kill-leader", "isolate-leader"))),
     Mutant("unknown-is-refused", "G9", "a client takes an answer that did not come for a refusal",
            _client(ForgetsAttempts, kinds=("isolate-leader", "cut-client", "slow-client", "kill-leader"))),
     Mutant("fast-time", "G4", "the cluster's time runs a quarter too fast", _patch(Machine, "_advance_time", _fast_time)),
-    Mutant("forgets-requests", "G6", "a repeat is taken for a new request",
-           _patch(rules, "remember", lambda *_: None)),
+    Mutant("forgets-requests", "G6", "a repeat of what was granted is taken for a new request",
+           _patch(rules, "repeat", _as_new)),
     Mutant("repeats-origins", "G6", "what a node sends twice is done twice",
            _patch(origins.OriginBook, "admit", lambda book, origin: True,
                   kinds=DEPOSED, workload="implicit")),

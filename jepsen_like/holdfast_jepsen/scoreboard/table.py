@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 STARTS = (0, 10_000, 20_000)
 """Each hunt begins at several seeds: how soon a mutant is found is a matter of luck."""
+BROKEN = ("TypeError(", "AttributeError(", "NameError(", "UnboundLocalError(", "ImportError(")
+"""A reason that begins so says nothing of the product: the mutant fits it no more, and was found by nobody."""
 SECONDS_MAX = 600.0
 """Of one core for one hunt."""
 
@@ -43,10 +45,12 @@ class Row:
 def hunt(
     mutant: Mutant, seeds: int, *, start: int = 0, fault_seconds: float = 20.0
 ) -> tuple[int | None, str]:
-    """(the first seed that is invalid under this mutant, why); (None, "") if none of so many is."""
+    """(the first seed that is invalid under this mutant, why); (None, "") if none of so many is, (None, why) if it is broken."""
     began = time.process_time()
     for seed in range(start, start + seeds):
         outcome = run(seed, variant=mutant.variant(), fault_seconds=fault_seconds)
+        if outcome.verdict == "invalid" and outcome.reasons[0].startswith(BROKEN):
+            return None, f"the mutant does not fit the product any more: {outcome.reasons[0]}"
         if outcome.verdict == "invalid":
             return seed, outcome.reasons[0]
         if time.process_time() - began > SECONDS_MAX:
