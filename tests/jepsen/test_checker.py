@@ -189,3 +189,35 @@ def test_a_long_history_of_one_hot_key_is_decided_quickly() -> None:
     verdict = linearizability.check(honest(Rng(3, "hot"), 2_000))[0]
     assert verdict.answer == "ok"
     assert verdict.steps < 100_000
+
+
+def waited(session: str, called: int, queued: int | None, token: int) -> Operation:
+    """An acquire that waited since `queued`, and was answered long afterwards."""
+    each = acquire(session, called, 1000, token)
+    each.queued = queued
+    return each
+
+
+def test_whoever_came_later_must_not_be_granted_first() -> None:
+    """b asked when a certainly waited already, and got the smaller token, whether or not b waited itself."""
+    for other in (waited("b", 21, None, 4), waited("b", 21, 30, 4)):
+        history = History([waited("a", 10, 20, 5), other])
+        assert len(orders.first_come_first_served(history)) == 1
+
+
+def test_a_race_of_two_waiters_may_end_either_way() -> None:
+    """Whoever asked before the place of the other was known may have come first; other keys are other queues; and who was not
+    seen waiting is not judged."""
+    elsewhere = waited("b", 21, 30, 4)
+    elsewhere.keys = ("another",)
+    for other in (waited("b", 5, 30, 4), waited("b", 20, 25, 4), waited("b", 21, 30, 6), elsewhere):
+        assert orders.first_come_first_served(History([waited("a", 10, 20, 5), other])) == []
+    nobody_knows = History([waited("a", 10, None, 5), waited("b", 21, 30, 4)])
+    assert orders.first_come_first_served(nobody_knows) == []
+
+
+def test_a_request_for_several_keys_waits_in_every_queue() -> None:
+    """b overtakes a on the second of its keys."""
+    several = waited("a", 10, 20, 5)
+    several.keys = ("first", KEY)
+    assert orders.first_come_first_served(History([several, waited("b", 21, 30, 4)]))

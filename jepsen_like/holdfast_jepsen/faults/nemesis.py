@@ -249,8 +249,8 @@ class Nemesis:
         """A node comes back after the others have cut their logs: it needs a snapshot, of which pieces are lost on the way."""
         leader = self._leader()
         followers = [s for s in self._cluster.servers if s.actor is not None and s is not leader]
-        if leader is None or not followers:
-            return False
+        if leader is None or 2 * len(followers) <= len(self._cluster.servers):
+            return False  # without it nobody could commit what it will lack
         server = rng.choice(followers)
         second = 1_000 * MILLISECOND * self._cluster.world.pace
         away = max(fault.duration // 2, second)

@@ -1,0 +1,62 @@
+"""Every kind of fault that the simulator knows can have an effect, and those that need something to be hit find it."""
+
+from __future__ import annotations
+
+import pytest
+
+from holdfast_coordinator import batcher
+from holdfast_coordinator.raft import messages, snapshot_transfer
+from holdfast_jepsen.faults.plan import KINDS
+from holdfast_jepsen.sim import sizes
+from holdfast_jepsen.sim.rng import Rng
+from holdfast_jepsen.sim.run import Outcome, Variant, run
+from holdfast_jepsen.workloads.mix import NAMES
+
+pytestmark = pytest.mark.timeout(300)
+SEEDS = range(3)
+TOGETHER = 7
+"""Kinds of one run: few enough that each has its turn."""
+
+
+def run_with(kinds: tuple[str, ...], seed: int, workload: str = "") -> Outcome:
+    return run(seed, variant=Variant(kinds=kinds, workload=workload), fault_seconds=8.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", range(0, len(KINDS), TOGETHER))
+def test_every_kind_has_an_effect_within_a_few_seeds(group: int) -> None:
+    """A kind that never fires is a fault of which nothing is known; and no run is anything but valid under it."""
+    kinds = KINDS[group : group + TOGETHER]
+    outcomes = [run_with(kinds, seed) for seed in SEEDS]
+    assert [o.reasons for o in outcomes if o.verdict != "valid"] == []
+    fired = {kind for outcome in outcomes for kind in outcome.fired}
+    assert fired == set(kinds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", NAMES)
+def test_pieces_of_snapshots_are_lost_under_every_workload(workload: str) -> None:
+    """Whatever clients do, a node that comes back needs a snapshot, and loses some of its pieces on the way."""
+    outcome = run_with(("lost-chunks",), 1, workload)
+    assert outcome.verdict == "valid", outcome.reasons
+    assert outcome.fired["lost-chunks"] > 0
+
+
+@pytest.mark.slow
+def test_a_cluster_of_two_versions_is_upgraded_node_by_node() -> None:
+    """Nodes of the older version are replaced while others die; the run ends at the highest level, or it is not valid."""
+    outcome = run_with(("upgrade", "kill"), 2)
+    assert outcome.verdict == "valid", outcome.reasons
+    assert outcome.fired["upgrade"] > 0
+
+
+def test_sizes_are_drawn_and_given_back() -> None:
+    """Within a run the product's own sizes are those of the seed; after it they are as shipped."""
+    with sizes.cut((128, 1, sizes.SHIPPED, 2, 100)):
+        assert snapshot_transfer.SNAPSHOT_CHUNK_BYTES == 128
+        assert batcher.OPERATIONS_PER_ENTRY_MAX == 1
+    assert snapshot_transfer.SNAPSHOT_CHUNK_BYTES == messages.SNAPSHOT_CHUNK_BYTES
+    assert batcher.OPERATIONS_PER_ENTRY_MAX > 3
+    drawn = {sizes.draw(Rng(seed, "sizes")) for seed in range(300)}
+    for place, (_, _, choices) in enumerate(sizes.SIZES):
+        assert {each[place] for each in drawn} == set(choices)
