@@ -11,7 +11,6 @@ import multiprocessing
 import sys
 import time
 import traceback
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from holdfast_jepsen.sim.run import Outcome, Variant
+    from holdfast_jepsen.sim.tally import Tally
 
 EXAMPLES: Final = """\
 examples:
@@ -35,8 +35,6 @@ docs/testing.md explains what is checked and every file that is written.
 """
 LINE_SECONDS = 2.0
 """Between progress lines where nobody watches."""
-NEVER_FIRED_MIN: Final = 200
-"""Planned so often, a fault must have had an effect; some need a leader, or a snapshot, at that moment."""
 REPORTS_MAX: Final = 20
 """Of one `sim`: a broken build makes every seed invalid, and one page is a few hundred kilobytes."""
 
@@ -57,7 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sim.add_argument(
         "--keep-going", action="store_true", help="do not stop at the first invalid seed"
     )
-    sim.add_argument("--reports", type=Path, help="write a page for each invalid seed here")
+    sim.add_argument(
+        "--reports",
+        type=Path,
+        help="write seeds.txt, verdict.txt and a page for each invalid seed here",
+    )
     replay = commands.add_parser("replay", help="run one seed and tell its story")
     replay.add_argument("seed", type=int)
     replay.add_argument("--mutant", help="with this mutant of the scoreboard")
@@ -110,55 +112,46 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _sim(options: argparse.Namespace) -> int:
-    began, cpu_began, seen = _now(), time.process_time(), Counter[str]()
-    fired, planned, points = Counter[str](), Counter[str](), Counter[str]()
-    virtual, worst, last_line = 0.0, 0, 0.0
-    for outcome in _outcomes(options):
-        seen[outcome.verdict] += 1
-        fired += outcome.fired
-        points += outcome.points
-        planned.update(fault.kind for fault in outcome.plan)
-        virtual += outcome.virtual_seconds
-        worst = _worse(worst, EXIT_CODES[outcome.verdict])
-        elapsed = _now() - began
-        if outcome.verdict != "valid":
-            _end_line()
-            print(_sentence(outcome))
-        if outcome.verdict == "invalid" and options.reports and seen["invalid"] <= REPORTS_MAX:
-            _report(outcome.seed, options)
-        if elapsed - last_line >= (0.2 if sys.stdout.isatty() else LINE_SECONDS):
-            last_line = elapsed
-            _progress(sum(seen.values()), options.seeds, virtual, elapsed, seen)
-        if outcome.verdict == "invalid" and not options.keep_going:
-            break
-        if options.minutes is not None and elapsed >= options.minutes * 60:
-            break
+    from holdfast_jepsen.sim.tally import Book, Tally
+
+    began, last_line, tally = _now(), 0.0, Tally()
+    book = Book(options.reports) if options.reports else None
+    try:
+        for outcome in _outcomes(options):
+            tally.add(outcome)
+            elapsed = _now() - began
+            if book is not None:
+                book.run(outcome)
+            if outcome.verdict != "valid":
+                _not_valid(outcome, options, tally)
+            if elapsed - last_line >= (0.2 if sys.stdout.isatty() else LINE_SECONDS):
+                last_line = elapsed
+                _progress(tally, options.seeds, elapsed)
+                if book is not None:
+                    book.total(tally.lines(elapsed))
+            if outcome.verdict == "invalid" and not options.keep_going:
+                break
+            if options.minutes is not None and elapsed >= options.minutes * 60:
+                break
+    except KeyboardInterrupt:
+        pass  # whoever has seen enough gets the verdict on what there was
     _end_line()
-    elapsed = _now() - began
-    rate = f"{virtual / max(elapsed, 1e-9):.0f} virtual hours an hour"
-    if options.jobs == 1:
-        rate += f", {virtual / (time.process_time() - cpu_began):.0f} an hour of one core"
-    blind = _coverage(planned, fired, points)
-    print(
-        f"{sum(seen.values())} seeds, {virtual / 3600:.2f} virtual hours in {elapsed:.0f} s "
-        f"({rate}): " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(seen.items()))
-    )
-    return _worse(worst, EXIT_CODES["unknown"]) if blind else worst
+    lines = tally.lines(_now() - began)
+    print("\n".join(lines))
+    if book is not None:
+        book.total(lines)
+        book.close()
+    return EXIT_CODES[tally.verdict]
 
 
-def _coverage(planned: Counter[str], fired: Counter[str], points: Counter[str]) -> bool:
-    """Print what was planned and what had an effect. Whether some kind never had one, though it was planned often enough."""
-    print(f"{'fault':17}{'planned':>8}{'fired':>7}")
-    blind = []
-    for kind in sorted(planned):
-        never = planned[kind] >= NEVER_FIRED_MIN and not fired[kind]
-        blind += [kind] if never else []
-        print(f"{kind:17}{planned[kind]:8}{fired[kind]:7}{'  NEVER' if never else ''}")
-    if points:
-        print("killed " + ", ".join(f"{point} {count}" for point, count in sorted(points.items())))
-    if blind:
-        print(f"unknown: {', '.join(blind)} was planned and never fired, so nothing is known of it")
-    return bool(blind)
+def _not_valid(outcome: Outcome, options: argparse.Namespace, tally: Tally) -> None:
+    """Say so at once, and write a page of what is invalid."""
+    from holdfast_jepsen.sim.tally import sentence
+
+    _end_line()
+    print(sentence(outcome), flush=True)
+    if outcome.verdict == "invalid" and options.reports and tally.seen["invalid"] <= REPORTS_MAX:
+        _report(outcome.seed, options)
 
 
 def _report(seed: int, options: argparse.Namespace) -> None:
@@ -187,15 +180,11 @@ def _outcomes(options: argparse.Namespace) -> Iterator[Outcome]:
         yield from pool.imap(one, seeds)
 
 
-def _worse(one: int, other: int) -> int:
-    """Invalid outweighs unknown, which outweighs valid."""
-    return max(one, other, key=(0, 2, 1).__getitem__)
-
-
-def _progress(done: int, of: int, virtual: float, elapsed: float, seen: Counter[str]) -> None:
+def _progress(tally: Tally, of: int, elapsed: float) -> None:
+    virtual = tally.virtual_hours
     text = (
-        f"{done}/{of} seeds  {virtual / 3600:.2f} virtual hours  {virtual / elapsed:.0f}x  "
-        f"{seen['invalid']} invalid  {seen['unknown']} unknown"
+        f"{sum(tally.seen.values())}/{of} seeds  {virtual:.2f} virtual hours  {virtual * 3600 / elapsed:.0f}x  "
+        f"{tally.seen['invalid']} invalid  {tally.seen['unknown']} unknown"
     )
     print(
         f"\r{text}\x1b[K" if sys.stdout.isatty() else text, end="" if sys.stdout.isatty() else "\n"
@@ -206,10 +195,6 @@ def _progress(done: int, of: int, virtual: float, elapsed: float, seen: Counter[
 def _end_line() -> None:
     if sys.stdout.isatty():
         print("\r\x1b[K", end="")
-
-
-def _sentence(outcome: Outcome) -> str:
-    return f"seed {outcome.seed} is {outcome.verdict} ({outcome.workload}, {outcome.nodes} nodes): {outcome.reasons[0]}"
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import gc
 import logging
+import time
 import traceback
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,8 @@ class Outcome:
     trace: list[str] | None = field(default=None, repr=False)
     points: Counter[str] = field(default_factory=collections.Counter)
     """Named points at which a process was killed."""
+    cpu_seconds: float = 0.0
+    """That it took; 0: nobody measured."""
 
 
 def _through_the_codec(message: Any) -> Any:
@@ -133,8 +136,10 @@ def run(
 
 def run_briefly(seed: int, *, fault_seconds: float = FAULT_SECONDS) -> Outcome:
     """A run without its history, which is large: for tables, and for other processes."""
+    began = time.process_time()
     outcome = run(seed, fault_seconds=fault_seconds)
-    outcome.history = History()
+    outcome.cpu_seconds = time.process_time() - began
+    outcome.history, outcome.culprits = History(), ()
     return outcome
 
 
