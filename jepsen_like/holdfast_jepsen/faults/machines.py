@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from holdfast_jepsen.workloads.client import Client
 
 STROBES = 12
+MAJORITY_SLEEPS = 0.2
+"""Part of the suspensions that happen although they leave no majority awake."""
 WALL_JUMP_MS = 7 * 24 * 3600 * 1000
 
 
@@ -78,9 +80,14 @@ class Machines:
         return None
 
     def _suspend(self, fault: Fault, rng: Rng) -> bool:
-        """The machine sleeps for longer than its peers keep its connections; its clock runs on."""
+        """The machine sleeps for longer than its peers keep its connections; its clock runs on. Seldom is a majority asleep: it
+        lasts, and many plans would be nothing else."""
         server = self._nemesis.any_server(rng)
-        if server.actor is None:
+        if server.actor is None or server.actor.is_paused:
+            return False
+        awake = [s for s in self._cluster.servers if s.actor is not None and not s.actor.is_paused]
+        has_majority = 2 * (len(awake) - 1) > len(self._cluster.servers)
+        if not has_majority and not rng.chance(MAJORITY_SLEEPS):
             return False
         server.pause(fault.duration + 4 * SECOND * self._world.pace)
         return True

@@ -92,7 +92,6 @@ class Outcome:
     reasons: list[str]
     workload: str
     nodes: int
-    pace: int
     virtual_seconds: float
     events: int
     answered: int
@@ -106,6 +105,8 @@ class Outcome:
     trace: list[str] | None = field(default=None, repr=False)
     points: Counter[str] = field(default_factory=collections.Counter)
     """Named points at which a process was killed."""
+    pace: int = 1
+    """What its periods were multiplied by."""
     cpu_seconds: float = 0.0
     """That it took; 0: nobody measured."""
 
