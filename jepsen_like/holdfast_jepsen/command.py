@@ -78,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--starts", type=int, default=1, choices=(1, 2, 3), help="hunts of each mutant"
     )
     board.add_argument("--no-stock", action="store_true", help="leave out the unchanged library")
+    board.add_argument("--table", type=Path, help="write it here too, as a page of Markdown")
     board.add_argument("names", nargs="*", help="only these mutants")
     live_command.add_to(commands)
     sim.add_argument("--jobs", type=int, default=1, help="processes, each with seeds of its own")
@@ -266,7 +267,13 @@ def _passing(line: str) -> None:
 def _scoreboard(options: argparse.Namespace) -> int:
     from holdfast_jepsen.scoreboard import table
 
-    return table.show(options.names, options.seeds, options.starts, with_stock=not options.no_stock)
+    return table.show(
+        options.names,
+        options.seeds,
+        options.starts,
+        with_stock=not options.no_stock,
+        table=options.table,
+    )
 
 
 def _now() -> float:

@@ -6,9 +6,10 @@ Rule: every mutant has to be found, by an invalid run or by the test that it nam
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from holdfast_jepsen.scoreboard import by_test
@@ -19,13 +20,31 @@ from holdfast_jepsen.sim.run import run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 STARTS = (0, 10_000, 20_000)
 """Each hunt begins at several seeds: how soon a mutant is found is a matter of luck."""
 BROKEN = ("TypeError(", "AttributeError(", "NameError(", "UnboundLocalError(", "ImportError(")
 """A reason that begins so says nothing of the product: the mutant fits it no more, and was found by nobody."""
+REASON_CHARS_MAX = 160
+"""Of a sentence in the page."""
 SECONDS_MAX = 600.0
 """Of one core for one hunt."""
+
+
+HEAD = """\
+# The scoreboard
+
+Written by `holdfast-jepsen scoreboard --starts {starts} --table docs/scoreboard.md`.
+What it means: [How Holdfast is tested](testing.md).
+Seeds, and seconds of one core, are medians over {starts} hunts that begin at different seeds; beside them the slowest hunt.
+A row that is found by a test says which (one process, with the start of its interpreter). `stock`: the unchanged pysyncobj
+was seen failing so.
+"""
+COLUMNS = (
+    "| mutant | weakens | what is wrong | found | seeds | seconds | slowest | stock | what gave it away |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +53,15 @@ class Row:
 
     name: str
     weakens: str
+    story: str
     found: bool
     by: str
     seeds: float
     seconds: float
     slowest: float
     why: str
+    """What gave it away, or the test that did."""
+    stock: str = ""
 
 
 def hunt(
@@ -71,6 +93,7 @@ def simulated(mutant: Mutant, seeds: int, starts: Sequence[int]) -> Row:
     return Row(
         mutant.name,
         mutant.weakens,
+        mutant.story,
         is_found,
         "run",
         statistics.median(tried),
@@ -82,15 +105,29 @@ def simulated(mutant: Mutant, seeds: int, starts: Sequence[int]) -> Row:
 
 def tested(mutant: ByTest, passes_without: bool | None) -> Row:
     """Run its test with it, and without it unless that is known."""
-    began = time.perf_counter()
+    began = _seconds_of_children()
     is_found = by_test.is_found(mutant, passes_without=passes_without)
-    seconds = time.perf_counter() - began
+    seconds = _seconds_of_children() - began
     by = "test" if mutant.change is not None else "absent"
-    return Row(mutant.name, mutant.weakens, is_found, by, 0, seconds, seconds, mutant.test)
+    name, weakens, story = mutant.name, mutant.weakens, mutant.story
+    return Row(name, weakens, story, is_found, by, 0, seconds, seconds, mutant.test)
 
 
-def show(names: Sequence[str], seeds: int, starts: int = 1, *, with_stock: bool = True) -> int:
-    """Print the table. Returns the exit code: 1 if a mutant survived."""
+def _seconds_of_children() -> float:
+    """Of one core, by the processes that were started and have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def show(
+    names: Sequence[str],
+    seeds: int,
+    starts: int = 1,
+    *,
+    with_stock: bool = True,
+    table: Path | None = None,
+) -> int:
+    """Print the table, and write it to the file `table` as a page. Returns the exit code: 1 if a mutant survived."""
     chosen = [each for each in (*MUTANTS, *BY_TEST) if not names or each.name in names]
     print(
         f"{'mutant':20}{'weakens':9}{'found':7}{'by':8}{'seeds':>6}{'seconds':>9}{'slowest':>9}  {'stock':7}why, or the test"
@@ -108,21 +145,49 @@ def show(names: Sequence[str], seeds: int, starts: int = 1, *, with_stock: bool 
             if isinstance(mutant, Mutant)
             else tested(mutant, product_passes)
         )
+        if with_stock:
+            row = replace(row, stock=_stock(row.weakens, all_fail=stock_fails))
         rows.append(row)
-        stock = _stock(row.weakens, all_fail=stock_fails) if with_stock else ""
         print(
             f"{row.name:20}{row.weakens:9}{'yes' if row.found else 'NO':7}{row.by:8}{row.seeds:6.0f}"
-            f"{row.seconds:9.1f}{row.slowest:9.1f}  {stock:7}{row.why[:100]}",
+            f"{row.seconds:9.1f}{row.slowest:9.1f}  {row.stock:7}{row.why[:100]}",
             flush=True,
         )
+    total = _total(rows)
+    print("\n".join(total))
+    if table is not None:
+        table.write_text(page(rows, starts, total), encoding="utf-8")
+    return 0 if all(row.found for row in rows) else 1
+
+
+def _total(rows: Sequence[Row]) -> list[str]:
     survivors = [row.name for row in rows if not row.found]
-    runs = [row.seconds for row in rows if row.by == "run"]
+    runs = [row for row in rows if row.by == "run"]
+    lines = []
     if runs:
-        print(f"median of the runs: {statistics.median(runs):.1f} s of one core")
-    print(
-        f"{len(rows)} mutants, {len(survivors)} survived{': ' if survivors else ''}{', '.join(survivors)}"
-    )
-    return 1 if survivors else 0
+        slowest = max(runs, key=lambda row: row.slowest)
+        lines.append(
+            f"median of the runs: {statistics.median(row.seconds for row in runs):.1f} s of one core; "
+            f"the slowest hunt: {slowest.slowest:.1f} s ({slowest.name})"
+        )
+    survived = f"{len(survivors)} survived{': ' if survivors else ''}{', '.join(survivors)}"
+    return [*lines, f"{len(rows)} mutants, {survived}"]
+
+
+def page(rows: Sequence[Row], starts: int, total: Sequence[str]) -> str:
+    """The table for readers (Markdown)."""
+    head = [*HEAD.format(starts=starts).splitlines(), "", f"{'; '.join(total)}.", ""]
+    return "\n".join([*head, *COLUMNS, *map(_line, rows)]) + "\n"
+
+
+def _line(row: Row) -> str:
+    """Of the page."""
+    by_run = row.by == "run"
+    how = {"run": "yes", "test": "yes, by test", "absent": "impossible, watched by test"}[row.by]
+    why = row.why.replace("|", "/")[:REASON_CHARS_MAX] if by_run else f"`{row.why}`"
+    cells = (row.name, row.weakens, row.story, how if row.found else "**NO**", f"{row.seeds:.0f}" if by_run else "",
+             f"{row.seconds:.1f}", f"{row.slowest:.1f}", row.stock, why)  # fmt: skip
+    return f"| {' | '.join(cells)} |"
 
 
 def _order(mutant: Mutant | ByTest) -> tuple[str, int, str]:
