@@ -101,6 +101,8 @@ class Journal:
         # Bytes of each segment but the newest, whose size is `_reserved`.
         self._closed_bytes: dict[int, int] = {}
         self._is_torn = False
+        self._last_group = (segments.GROUPS_OFFSET, b"")
+        """Where it stands in the last segment, and its bytes, as they were found at the start."""
         self._group_at_timer = 0
         self._file: File | None = None
         self._vote_file: VoteFile | None = None
@@ -382,8 +384,10 @@ class Journal:
         if self._is_torn:
             self._segment.truncate(self._offset)
             self._reserved = self._offset
-        # A killed process may have left what was read in the page cache: now it is on disk too, and
-        # the torn tail is gone before anything is written in its place.
+        # The last group may be in the page cache only. A killed process leaves it to be written; a sync that failed leaves it
+        # marked as written, so that another sync does nothing, and it is gone with the power. So it is written again. The ones
+        # before it are on disk: each was synced before the next began. And the torn tail is gone before anything takes its place.
+        self._segment.write(*self._last_group)
         self._segment.sync()
         self._files.sync()
 
@@ -441,6 +445,7 @@ class Journal:
         if not is_last:
             self._closed_bytes[number] = len(data)
         if is_last:
+            self._last_group = (contents.last, data[contents.last : contents.end])
             self._file = self._files.open(name)
             self._is_torn = contents.damage is not None
 

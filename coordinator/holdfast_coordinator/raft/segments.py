@@ -96,9 +96,10 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What a segment's bytes say. `end`, `next_group` and `chain` are where the next group would go."""
+    """What a segment's bytes say. `last` is where its last group begins; `end`, `next_group`, `chain`: where the next would go."""
 
     groups: list[tuple[GroupHeader, list[Entry]]]
+    last: int
     end: int
     next_group: int
     chain: int
@@ -174,19 +175,21 @@ def encode_group(
 def decode_segment(data: bytes, header: SegmentHeader, directory_id: bytes) -> Segment:
     """Read groups until something is not the next group. Total: whatever `data` is."""
     groups: list[tuple[GroupHeader, list[Entry]]] = []
-    offset, sequence, chain = GROUPS_OFFSET, header.first_group, header.chain
+    last = offset = GROUPS_OFFSET
+    sequence, chain = header.first_group, header.chain
     damage = None
     while True:
         found = _decode_group(data, offset, sequence, chain, directory_id)
         if isinstance(found, Damage):
             damage = found
             break
+        last = offset
         group, entries, offset, chain = found
         groups.append((group, entries))
         sequence += 1
     if data.count(0, offset) == len(data) - offset:
         damage = None  # space that was reserved and never used
-    return Segment(groups, offset, sequence, chain, damage)
+    return Segment(groups, last, offset, sequence, chain, damage)
 
 
 def later_group(data: bytes, offset: int, sequence: int, directory_id: bytes) -> int | None:

@@ -129,12 +129,11 @@ class VoteFile:
                     f"behind. {_ADVICE}"
                 )
         self._state = first if isinstance(first, _State) else cast("_State", second)
-        # What was read may be in the page cache only (a killed process). It must be on disk before
-        # the other slot is touched, and both before anybody acts upon it.
-        self._file.sync()
-        for offset, slot in zip(SLOT_OFFSETS, slots, strict=True):
-            if slot != self._state:
-                self._put(offset)
+        # What was read may be in the page cache only: a killed process leaves it to be written, a sync that failed leaves it
+        # marked as written. So it is written again, and must be on disk before the other slot is touched, and both before
+        # anybody acts upon it.
+        for offset in SLOT_OFFSETS if first == self._state else reversed(SLOT_OFFSETS):
+            self._put(offset)
 
 
 def _encode(state: _State, directory_id: bytes) -> bytes:
