@@ -18,7 +18,7 @@ from holdfast_coordinator.machine.machine import Machine
 from holdfast_coordinator.machine.state import Closure, Phase
 from holdfast_coordinator.machine.trail import Trail
 from holdfast_coordinator.peer_levels import PeerLevels
-from holdfast_coordinator.raft import recovery, shield
+from holdfast_coordinator.raft import recovery, segments, shield
 from holdfast_coordinator.raft.journal import Journal
 from holdfast_coordinator.raft.kernel import Kernel
 from holdfast_coordinator.raft.memory_disk import MemoryFile
@@ -93,6 +93,14 @@ _open_journal = Journal._open
 def _forgetting_votes(journal: Journal) -> None:
     _open_journal(journal)
     journal._vote = None
+
+
+_replay_segment = Journal._replay_segment
+
+
+def _trusting_the_cache(journal: Journal, number: int, replay: Any, *, is_last: bool) -> None:
+    _replay_segment(journal, number, replay, is_last=is_last)
+    journal._last_group = (segments.GROUPS_OFFSET, b"")
 
 
 def _clearing(journal: Any, store: Any) -> Any:
@@ -295,6 +303,8 @@ MUTANTS = (
     Mutant("answers-before-sync", "D5", "promises leave before the disk has them", _kernel(AnswersBeforeSync)),
     Mutant("sync-does-nothing", "D5, G7", "the journal's sync reaches no disk",
            _patch(MemoryFile, "sync", lambda file: None, kinds=POWER)),
+    Mutant("trusts-the-cache", "D5", "a start takes for written what a sync that failed left in the page cache",
+           _patch(Journal, "_replay_segment", _trusting_the_cache, kinds=("sync-error", *POWER))),
     Mutant("votes-forgotten", "D6", "a restart forgets for whom it voted",
            _patch(Journal, "_open", _forgetting_votes, size=5, kinds=ELECTIONS)),
     Mutant("votes-counted", "D17", "votes are counted, not voters",
