@@ -19,6 +19,7 @@ class Store:
     """One life of a node: its disk, its data directory, its journal."""
 
     path = PATH
+    reserve_bytes = RESERVE_BYTES
 
     def __init__(self, disk: MemoryDisk | None = None, segment_bytes: int = SEGMENT_BYTES) -> None:
         self.disk = disk or MemoryDisk()
@@ -34,7 +35,7 @@ class Store:
 
     def open_journal(self) -> Journal:
         return Journal(
-            self.directory, segment_bytes=self.segment_bytes, reserve_bytes=RESERVE_BYTES
+            self.directory, segment_bytes=self.segment_bytes, reserve_bytes=self.reserve_bytes
         )
 
     def again(self, disk: MemoryDisk) -> Store:

@@ -72,10 +72,14 @@ def test_an_end_that_is_cut_off_or_zeroed_is_missed(filled) -> None:
     """The vote file names a group that was on disk: a shorter log is not a torn tail."""
     data = filled.disk.contents(filled.path, SEGMENT)
     second = data.index(segments.GROUP_MAGIC, data.index(segments.GROUP_MAGIC) + 1)
-    for left in (data[:second], data[:second].ljust(len(data), b"\0"), data[: second + 30]):
+    for left, why in (
+        (data[:second], "has been cut"),
+        (data[: second + 30], "has been cut"),
+        (data[:second].ljust(len(data), b"\0"), "was once on disk"),
+    ):
         filled.disk.damage(filled.path, SEGMENT, left)
         refusing = filled.disk.after_kill()
-        with pytest.raises(JournalError, match="was once on disk"):
+        with pytest.raises(JournalError, match=why):
             filled.again(refusing)
         assert refusing.contents(filled.path, SEGMENT) == left, "it is kept as it was found"
 
@@ -228,3 +232,13 @@ def test_a_group_of_another_history_is_refused(big_store) -> None:
     third = mine.rindex(segments.GROUP_MAGIC)
     big_store.disk.damage(big_store.path, SEGMENT, mine[:third] + theirs[third:])
     assert f"offset {third}: group 3 is not group 3, or not of this history" in refused(big_store)
+
+
+def test_a_segment_that_was_cut_anywhere_is_refused(filled) -> None:
+    """Also within what was written last, where only its length tells a cut from an end that was never synced."""
+    data = filled.disk.contents(filled.path, SEGMENT)
+    for length in range(segments.GROUPS_OFFSET + 1, len(data)):
+        if length % filled.reserve_bytes:
+            filled.disk.damage(filled.path, SEGMENT, data[:length])
+            with pytest.raises(JournalError, match=r"has been cut|was once on disk"):
+                filled.again(filled.disk.after_kill())

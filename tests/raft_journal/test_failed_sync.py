@@ -58,7 +58,7 @@ def test_a_second_failure_is_no_worse_than_the_first(store) -> None:
     store.add(b"a")
     store.journal.sync()
     again = stopped_by_a_failed_sync(store, lambda journal: journal.add(b"b", 2, 1))
-    third = stopped_by_a_failed_sync(again, lambda journal: journal.add(b"c", 3, 1))
+    third = stopped_by_a_failed_sync(again, lambda journal: journal.add(b"c", 3, 1), after=1)
     assert third.power_cut().commands == [b"a", b"b", b"c"]
 
 

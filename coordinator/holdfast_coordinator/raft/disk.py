@@ -45,7 +45,8 @@ class File(Protocol):
         """All of `data`, or an OSError."""
 
     def reserve(self, size: int) -> None:
-        """Make the file at least `size` bytes long, with space behind them; new bytes read as zero."""
+        """Make the file at least `size` bytes long, with space behind them; new bytes read as zero. Raises OSError, and then the
+        file is as long as it was."""
 
     def truncate(self, size: int) -> None: ...
 
@@ -227,6 +228,13 @@ class OsFile:
         present = self.size()
         if present >= size:
             return
+        try:
+            self._grow(present, size)
+        except OSError:
+            os.ftruncate(self._descriptor, present)
+            raise
+
+    def _grow(self, present: int, size: int) -> None:
         if sys.platform == "darwin":
             zeros = bytes(ZEROS_CHUNK_BYTES)
             for offset in range(present, size, ZEROS_CHUNK_BYTES):

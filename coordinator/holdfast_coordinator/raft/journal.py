@@ -43,7 +43,8 @@ __all__ = ["Journal", "JournalError"]
 SEGMENT_BYTES = 64 << 20
 """A segment is closed at this size: few files, and yet small pieces to drop once a snapshot covers them."""
 RESERVE_BYTES = 4 << 20
-"""Space is reserved in steps of this size, so that a sync seldom has to write a new file size as well."""
+"""Space is reserved in steps of this size, so that a sync seldom has to write a new file size as well. And a segment of which the
+length is no multiple of it, nor that of its header alone, has been cut: a journal that was written with it is read with it."""
 COMMAND_BYTES_MAX = 64 << 20
 """No command is anywhere near; a longer one is a bug of the caller, found before it is in the log."""
 
@@ -305,6 +306,7 @@ class Journal:
             steps = -(-end // self._reserve_bytes)
             self._reserved = steps * self._reserve_bytes
             self._segment.reserve(self._reserved)
+            self._segment.sync()  # the length first, so that a file of another length has been cut
         self._segment.write(self._offset, data)
         self._segment.sync()
         is_seal = not entries and (self._disk_first, self._disk_next) == (first, self._next)
@@ -381,13 +383,12 @@ class Journal:
         for name in names:
             if name.endswith(TEMPORARY_SUFFIX) and name.startswith((_PREFIX, VOTE_NAME)):
                 self._files.remove(name)
-        if self._is_torn:
-            self._segment.truncate(self._offset)
-            self._reserved = self._offset
         # The last group may be in the page cache only. A killed process leaves it to be written; a sync that failed leaves it
         # marked as written, so that another sync does nothing, and it is gone with the power. So it is written again. The ones
-        # before it are on disk: each was synced before the next began. And the torn tail is gone before anything takes its place.
-        self._segment.write(*self._last_group)
+        # before it are on disk: each was synced before the next began. With it the zeros behind it, up to the end of the file, for
+        # the same reason; and the torn tail is gone before anything takes its place.
+        position, group = self._last_group
+        self._segment.write(position, group.ljust(self._reserved - position, b"\0"))
         self._segment.sync()
         self._files.sync()
 
@@ -442,6 +443,10 @@ class Journal:
         self._offset, self._reserved = contents.end, len(data)
         if contents.damage is not None:
             self._judge_damage(name, data, contents.damage, is_last=is_last)
+        if len(data) != segments.GROUPS_OFFSET and len(data) % self._reserve_bytes:
+            self._refuse(
+                name, len(data), "the file ends here, but was longer once: it has been cut"
+            )
         if not is_last:
             self._closed_bytes[number] = len(data)
         if is_last:
