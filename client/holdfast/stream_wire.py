@@ -36,6 +36,9 @@ EVENTS: Final = 13
 UNWATCH: Final = 14
 """No more of it."""
 
+LEADER: Final = 15
+"""Pushed: another node leads; its name, and where callers find it."""
+
 EVENTS_WINDOW_MAX: Final = 1_024
 """Events of one watch that may be on their way. What happened meanwhile stands in the trail, and is read when there is room."""
 WATCHES_MAX: Final = 16

@@ -128,6 +128,11 @@ class NodePort(Protocol):
         ...
 
     @property
+    def leader(self) -> str | None:
+        """The node that leads, as far as this one knows."""
+        ...
+
+    @property
     def is_ready(self) -> bool:
         """A leader is known and what is applied here is close to what is committed."""
         ...

@@ -483,3 +483,21 @@ async def test_the_metrics_count_what_comes_over_the_stream(caller, peer):
     assert 'holdfast_acquire_wait_seconds_count{outcome="held"} 1.0' in told
     assert 'holdfast_rejected_total{reason="held"} 1.0' in told
     assert "holdfast_streams 1.0" in told
+
+
+async def test_a_node_says_who_leads_if_it_is_another(caller, node):
+    """At the beginning, and when there is a new leader; so that its clients may go there. The leader says nothing of it."""
+    node.leader = "n2"
+    there = [numbers.LEADER, 0, "n2", "http://127.0.0.1:7602"]
+    async with caller.http.ws_connect(caller.url + numbers.STREAM_PATH) as socket:
+        peer = Peer(socket)
+        assert (await peer.hear())[0] == numbers.HELLO
+        assert await peer.hear() == there
+        assert len(peer.frames) == 1
+        for leader in (None, "n1", None, "n2"):
+            node.leader = leader
+            node.tell()
+        assert await peer.hear() == there
+        node.tell()
+        await peer.say([numbers.OPEN, 1, SESSION, 10_000])
+        assert (await peer.hear())[0] == numbers.OPEN

@@ -66,7 +66,7 @@ def test_every_kind_is_in_the_tables_with_all_its_fields():
 
 KINDS = {
     "HELLO", "OPEN", "RENEW", "CLOSE", "ACQUIRE", "RELEASE", "CANCEL", "COMPLETE", "CHECKPOINT", "REFUSED", "ENDED", "FORCED",
-    "WATCH", "EVENTS", "UNWATCH",
+    "WATCH", "EVENTS", "UNWATCH", "LEADER",
 }  # fmt: skip
 
 

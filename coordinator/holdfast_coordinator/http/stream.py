@@ -79,6 +79,7 @@ class StreamCalls:
         self.patience_seconds = patience_seconds
         self._connections: set[_Connection] = set()
         self._losses = calls.node.machine.losses
+        self._leader = calls.node.leader
         self._telling: asyncio.TimerHandle | None = None
         self._unsubscribe = calls.node.on_applied(self._applied)
 
@@ -115,7 +116,11 @@ class StreamCalls:
         await asyncio.gather(*(each.go_away() for each in self._connections))
 
     def _applied(self) -> None:
-        """Called after every entry. Leases are lost seldom, so only then anybody is looked for."""
+        """Called after every entry, of which the first is a new leader's own. Leaders and leases are lost seldom."""
+        if self.calls.node.leader not in (self._leader, None):
+            self._leader = self.calls.node.leader
+            for connection in self._connections:
+                connection.tell_leader()
         losses = self.calls.node.machine.losses
         if losses != self._losses and self._telling is None:
             self._losses = losses
@@ -190,6 +195,7 @@ class _Connection:
     async def run(self) -> None:
         """Take frames until the connection ends."""
         self.say(frames.hello(self._stream.calls.node.status().node))
+        self.tell_leader()
         self._flush()
         socket = self._socket
         while True:
@@ -334,6 +340,11 @@ class _Connection:
             self.say((stream_wire.UNWATCH, entry.call))
 
     # -- what nobody has asked for -----------------------------------------------------------------------------------------
+
+    def tell_leader(self) -> None:
+        """Which node leads, if it is another one: what is asked there goes one way less."""
+        if (leader := frames.leader(self._stream.calls.node.status())) is not None:
+            self.say(leader)
 
     def tell_losses(self) -> None:
         """Sessions of this connection that have ended, and holds of them that an operator ended."""

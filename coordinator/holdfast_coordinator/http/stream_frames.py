@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from holdfast_coordinator.machine import Limits
     from holdfast_coordinator.machine.operations import Operation
     from holdfast_coordinator.machine.outcomes import Outcome, Previous
-    from holdfast_coordinator.node_types import Unknown
+    from holdfast_coordinator.node_types import ClusterStatus, Unknown
 
 CALL_MAX: Final = 2**63 - 1
 
@@ -272,6 +272,14 @@ def hello(node: str) -> list[Any]:
         "frame_bytes_max": numbers.FRAME_BYTES_MAX,
     }
     return [numbers.HELLO, 0, told]
+
+
+def leader(status: ClusterStatus) -> tuple[Any, ...] | None:
+    """None: this node itself leads, or it knows no leader."""
+    for node in status.nodes:
+        if node.name == status.leader != status.node:
+            return (numbers.LEADER, 0, node.name, node.http)
+    return None
 
 
 def answer_of(call: int, outcome: Outcome | Unknown) -> tuple[Any, ...] | None:
