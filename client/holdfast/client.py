@@ -65,6 +65,7 @@ from holdfast.transport import (
     NoAnswer,
     NotSent,
     Request,
+    Steering,
     Transport,
     parse_endpoints,
 )
@@ -238,9 +239,10 @@ class AsyncClient(Services):
         """Everything that belongs to one process."""
         settings, ports = self._settings, self._ports
         self._transport = transport
-        self._requester = Requester(
-            self._transport, Endpoints(settings.endpoints, ports.draw), ports.clock, ports.draw
-        )
+        endpoints = Endpoints(settings.endpoints, ports.draw)
+        self._requester = Requester(self._transport, endpoints, ports.clock, ports.draw)
+        if isinstance(transport, Steering):
+            transport.steer(endpoints)
         self._holds = Holds()
         self._contexts = Contexts()
         self._sessions = Sessions(

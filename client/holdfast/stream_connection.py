@@ -70,13 +70,17 @@ class StreamConnection:
         endpoint: str,
         clock: Clock,
         pushed: Callable[[str, tuple[int, ...] | None], None],
+        led_from: Callable[[str], None],
     ) -> None:
+        """`pushed` hears what became of a session, `led_from` at which address the leader is."""
         self.on_closed: Callable[[], None] = lambda: None
         self.is_closed: bool = False
         self._socket = socket
         self._endpoint = endpoint
         self._clock = clock
         self._pushed = pushed
+        self._led_from = led_from
+        self._is_retired = False
         self._loop = asyncio.get_running_loop()
         self._pack: Callable[[Entry], bytes] = msgpack.Packer().pack
         self._numbers = itertools.count(1)
@@ -106,6 +110,7 @@ class StreamConnection:
         headers: Mapping[str, str],
         clock: Clock,
         pushed: Callable[[str, tuple[int, ...] | None], None],
+        led_from: Callable[[str], None],
     ) -> StreamConnection:
         """Connect and hear what the node has to say first. Raises what aiohttp raises, and `NoAnswer`, `ValueError`."""
         socket = await session.ws_connect(
@@ -114,7 +119,7 @@ class StreamConnection:
             max_msg_size=ANSWER_BYTES_MAX,
             timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
         )
-        connection = cls(socket, endpoint=endpoint, clock=clock, pushed=pushed)
+        connection = cls(socket, endpoint=endpoint, clock=clock, pushed=pushed, led_from=led_from)
         try:
             message = await socket.receive()
             if message.type is not aiohttp.WSMsgType.BINARY:
@@ -159,11 +164,19 @@ class StreamConnection:
             self._asked.pop(number, None)
             if self._room:
                 self._make_room()
+            if self._is_retired:
+                self.retire()
         try:
             status, told = answer_of(answer, body)
         except (ValueError, LookupError, TypeError) as error:
             raise NoAnswer(f"{self._endpoint}: an answer that cannot be read") from error
         return Answer(status, told, sent_at, self._endpoint)
+
+    def retire(self) -> None:
+        """Nothing new is asked here; over as soon as everything has its answer."""
+        self._is_retired = True
+        if not self._asked:
+            self._lose("it is not needed any more")
 
     async def aclose(self) -> None:
         """End it in order, or wait until it has ended."""
@@ -254,7 +267,8 @@ class StreamConnection:
 
     def _greeted(self, data: bytes) -> None:
         try:
-            kind, _, told = msgpack.unpackb(data)[0]
+            entries = msgpack.unpackb(data)
+            kind, _, told = entries[0]
             version = told["version"]
             self._window = int(told["window"])
             self._frame_operations_max = int(told["frame_operations_max"])
@@ -263,6 +277,8 @@ class StreamConnection:
             raise ValueError("what the node says is not the stream") from error
         if kind != numbers.HELLO or version != numbers.STREAM_VERSION:
             raise ValueError("the node speaks another version of the stream")
+        for entry in entries[1:]:
+            self._take_pushed(entry)
 
     def _take(self, data: bytes) -> None:
         self._heard_at = self._clock.now()
@@ -285,6 +301,8 @@ class StreamConnection:
             self._pushed(str(entry[2]), None)
         elif entry[0] == numbers.FORCED:
             self._pushed(str(entry[2]), tuple(map(int, entry[3])))
+        elif entry[0] == numbers.LEADER:
+            self._led_from(str(entry[3]))
 
     # -- deadlines and the end
 

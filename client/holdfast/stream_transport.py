@@ -17,6 +17,7 @@ import aiohttp
 from holdfast import stream_wire
 from holdfast.attempts import NoAnswer, NotSent
 from holdfast.errors import ClientClosed
+from holdfast.moves import Moves
 from holdfast.stream_connection import StreamConnection
 from holdfast.stream_frames import entry_of
 from holdfast.transport import CONNECT_SECONDS_MAX, reason_of
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from holdfast.clock import Clock
     from holdfast.stream_frames import Entry
     from holdfast.streams import Stream
-    from holdfast.transport import Answer, HttpTransport, Request
+    from holdfast.transport import Answer, Endpoints, HttpTransport, Request
 
 log: logging.Logger = logging.getLogger("holdfast")
 
@@ -44,11 +45,14 @@ class StreamTransport:
         self._plain = plain
         self._clock = clock
         self._open: dict[str, StreamConnection] = {}
+        self._retired: set[StreamConnection] = set()
+        """Those on which only answers are awaited."""
         self._ending: set[asyncio.Task[None]] = set()
         self._opening: dict[str, asyncio.Task[StreamConnection | float]] = {}
         self._refused_until: dict[str, float] = {}
         self._told: dict[str, Callable[[tuple[int, ...] | None], None]] = {}
         self._is_closed = False
+        self._moves = Moves(clock, self._can_stream, self._leave)
 
     def attempt(
         self, endpoint: str, request: Request, *, seconds: float
@@ -87,14 +91,20 @@ class StreamTransport:
         """See `transport.Telling`."""
         self._told.pop(session, None)
 
+    def steer(self, endpoints: Endpoints) -> None:
+        """See `transport.Steering`."""
+        self._moves.steer(endpoints)
+
     async def aclose(self) -> None:
         """Close every connection."""
         self._is_closed = True
+        await self._moves.aclose()
         opening = list(self._opening.values())
         for task in opening:
             task.cancel()
         await asyncio.gather(*opening, return_exceptions=True)
-        await asyncio.gather(*(each.aclose() for each in list(self._open.values())), *self._ending)
+        connections = [*self._open.values(), *self._retired]
+        await asyncio.gather(*(each.aclose() for each in connections), *self._ending)
         await self._plain.aclose()
 
     async def _connection(self, endpoint: str, seconds: float) -> StreamConnection | None:
@@ -130,7 +140,20 @@ class StreamTransport:
             self._open[endpoint] = connection
             connection.on_closed = lambda: self._closed(endpoint, connection)
 
+    async def _can_stream(self, endpoint: str) -> bool:
+        """Raises `NotSent`."""
+        if endpoint not in self._open:
+            await self._connection(endpoint, CONNECT_SECONDS_MAX)
+        return endpoint in self._open
+
+    def _leave(self, endpoint: str) -> None:
+        connection = self._open.pop(endpoint, None)
+        if connection is not None:
+            self._retired.add(connection)
+            connection.retire()
+
     def _closed(self, endpoint: str, connection: StreamConnection) -> None:
+        self._retired.discard(connection)
         if self._open.get(endpoint) is connection:
             del self._open[endpoint]
         if not self._is_closed:
@@ -149,6 +172,7 @@ class StreamTransport:
                     headers=self._plain.headers,
                     clock=self._clock,
                     pushed=self._pushed,
+                    led_from=self._moves.heard,
                 )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise NotSent(f"{endpoint} cannot be reached: {reason_of(error)}") from error

@@ -98,12 +98,23 @@ class Telling(Protocol):
         ...
 
 
+@runtime_checkable
+class Steering(Protocol):
+    """A transport that learns which endpoint is the best to ask: that of a stream."""
+
+    def steer(self, endpoints: Endpoints) -> None:
+        """From now on it may `prefer` one of these."""
+        ...
+
+
 class Endpoints:
-    """The addresses of the cluster and the one in use. A client stays with an endpoint until that fails it."""
+    """The addresses of the cluster and the one in use. A client stays with an endpoint until that fails it, or a better one is
+    known."""
 
     def __init__(self, addresses: Sequence[str], draw: Callable[[], float]) -> None:
         """`draw`: uniform in [0, 1); where each client begins, so that a fleet spreads."""
         self.all: Final = tuple(addresses)
+        self.draw: Final = draw
         self._index = int(draw() * len(self.all)) % len(self.all)
 
     def __len__(self) -> int:
@@ -122,6 +133,10 @@ class Endpoints:
         """Move on, unless somebody else already has."""
         if endpoint == self.current:
             self._index = (self._index + 1) % len(self.all)
+
+    def prefer(self, endpoint: str) -> None:
+        """Ask this one, until it fails."""
+        self._index = self.all.index(endpoint)
 
 
 def parse_endpoints(endpoints: str | Sequence[str]) -> tuple[str, ...]:
@@ -243,20 +258,29 @@ class LateTransport:
     def __init__(self, make: Callable[[], Transport]) -> None:
         self._make = make
         self._made: Transport | None = None
+        self._endpoints: Endpoints | None = None
 
     async def attempt(self, endpoint: str, request: Request, *, seconds: float) -> Answer:
-        if self._made is None:
-            self._made = self._make()
-        return await self._made.attempt(endpoint, request, seconds=seconds)
+        return await self._transport().attempt(endpoint, request, seconds=seconds)
 
     async def open_stream(
         self, endpoint: str, path: str, headers: Mapping[str, str], *, seconds: float
     ) -> Stream:
+        made: object = self._transport()
+        if not isinstance(made, Streaming):
+            raise NotSent("this store has no streams")
+        return await made.open_stream(endpoint, path, headers, seconds=seconds)
+
+    def steer(self, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
+
+    def _transport(self) -> Transport:
         if self._made is None:
             self._made = self._make()
-        if not isinstance(self._made, Streaming):
-            raise NotSent("this store has no streams")
-        return await self._made.open_stream(endpoint, path, headers, seconds=seconds)
+            made: object = self._made
+            if self._endpoints is not None and isinstance(made, Steering):
+                made.steer(self._endpoints)
+        return self._made
 
     def tell(self, session: str, told: Callable[[tuple[int, ...] | None], None]) -> None:
         made: object = self._made

@@ -11,18 +11,25 @@ import pytest
 from aiohttp import web
 
 import holdfast
-from holdfast import stream_connection, stream_transport
+from holdfast import moves, stream_connection, stream_transport
 from holdfast import stream_wire as numbers
 from holdfast.attempts import NoAnswer, NotSent
 from holdfast.clock import BootClock
 from holdfast.stream_transport import StreamTransport
-from holdfast.transport import Answer, HttpTransport, Request
+from holdfast.transport import Answer, Endpoints, HttpTransport, Request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 SESSION = "a-session-of-the-test"
 RENEWED = [numbers.RENEW, 0, 10_000, []]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Sockets need real time; the bound only turns a hang into a failure."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
 
 
 def renewal(session: str = SESSION) -> Request:
@@ -440,3 +447,95 @@ async def test_the_credential_is_shown_at_the_handshake(serve):
     await hf._transport.attempt(node.url, renewal(), seconds=5)
     await hf.aclose()
     assert shown == ["Bearer secret"]
+
+
+@pytest.fixture
+def endpoints(transport, monkeypatch) -> Callable[..., Endpoints]:
+    """Those that the transport may choose among; it moves at once."""
+    monkeypatch.setattr(moves, "MOVES_APART_SECONDS", 0.0)
+
+    def steered(*urls: str) -> Endpoints:
+        made = Endpoints(urls, lambda: 0.0)
+        transport.steer(made)
+        return made
+
+    return steered
+
+
+async def test_a_client_goes_to_the_leader(serve, transport, endpoints):
+    """Once it has a stream there. What waits on the old one is answered on it, and then that is over."""
+    node, leader = await serve(Node(answer=lambda entry: None)), await serve(Node())
+    chosen = endpoints(node.url, leader.url)
+    waiting = asyncio.ensure_future(transport.attempt(node.url, acquiring(1), seconds=20))
+    await asyncio.wait_for(node.heard.wait(), 10)
+    await node.push([numbers.LEADER, 0, "n2", leader.url])
+    await until(lambda: chosen.current == leader.url)
+    assert (await transport.attempt(leader.url, renewal(), seconds=5)).status == 200
+    assert not waiting.done()
+    await node.push([numbers.ACQUIRE, node.frames[0][0][1], 7, 10_000, 7, 0, [None]])
+    assert (await waiting).body["token"] == 7
+    await until(lambda: node.sockets[0].closed)
+    assert node.sockets[0].close_code == 1000
+    assert not leader.sockets[0].closed
+
+
+async def test_a_client_that_is_told_at_the_beginning_goes_too(serve, transport, endpoints):
+    """What a node says of the leader stands behind its first entry."""
+    leader = await serve(Node())
+    told = {"version": 1, "node": "n1", "window": 1_000, "frame_operations_max": 512, "frame_bytes_max": 65_536}  # fmt: skip
+    hello = [[numbers.HELLO, 0, told], [numbers.LEADER, 0, "n2", leader.url]]
+    node = await serve(Node(hello=hello))
+    chosen = endpoints(node.url, leader.url)
+    assert (await transport.attempt(node.url, renewal(), seconds=5)).status == 200
+    await until(lambda: chosen.current == leader.url)
+    await until(lambda: node.sockets[0].closed)
+
+
+async def test_a_client_goes_nowhere_but_to_its_own_endpoints(serve, transport, endpoints):
+    """It would show its credential there."""
+    node, stranger = await serve(Node()), await serve(Node())
+    chosen = endpoints(node.url)
+    await transport.attempt(node.url, renewal(), seconds=5)
+    await node.push([numbers.LEADER, 0, "n2", stranger.url])
+    await transport.attempt(node.url, renewal(), seconds=5)
+    assert transport._moves._moving is None
+    assert chosen.current == node.url
+    assert stranger.sockets == []
+
+
+@pytest.mark.parametrize("refuses_with", [404, 503, None])
+async def test_a_client_stays_while_the_leader_takes_no_stream(
+    serve, transport, endpoints, refuses_with
+):
+    """Nothing that works is given up for it."""
+    node = await serve(Node())
+    url = "http://127.0.0.1:1"
+    if refuses_with is not None:
+        url = (await serve(Node(refuses_with=refuses_with))).url
+    chosen = endpoints(node.url, url)
+    await transport.attempt(node.url, renewal(), seconds=5)
+    await node.push([numbers.LEADER, 0, "n2", url])
+    await until(lambda: transport._moves._leader == url)
+    await until(lambda: transport._moves._moving is None)
+    assert chosen.current == node.url
+    assert (await transport.attempt(node.url, renewal(), seconds=5)).status == 200
+    assert len(node.sockets) == 1
+
+
+async def test_nodes_that_point_at_each_other_move_a_client_seldom(clock):
+    """Whatever they say, there is one move in ten seconds."""
+    chosen = Endpoints(("a", "b"), lambda: 0.0)
+    left: list[str] = []
+
+    async def opened(endpoint: str) -> bool:
+        return True
+
+    made = moves.Moves(clock, opened, left.append)
+    made.steer(chosen)
+    for _ in range(300):
+        made.heard(chosen.after(chosen.current))  # "not me, the other one"
+        clock.advance(0.1)
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert left == ["a", "b", "a"]
+    await made.aclose()
