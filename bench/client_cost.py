@@ -74,7 +74,11 @@ async def serve(ready: Connection) -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     ready.send(runner.addresses[0][1])
-    await asyncio.Event().wait()
+    # Until the other end is closed, by whatever ends this program: nothing is ever sent on it.
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_reader(ready.fileno(), over.set)
+    await over.wait()
+    await runner.cleanup()
 
 
 def be_peer(ready: Connection) -> None:
@@ -90,10 +94,11 @@ def peer() -> Iterator[str]:
         target=be_peer, args=(there,), daemon=True
     )
     process.start()
+    there.close()
     try:
         yield f"http://127.0.0.1:{here.recv()}"
     finally:
-        process.terminate()
+        here.close()
         process.join()
 
 

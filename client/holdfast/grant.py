@@ -52,7 +52,6 @@ class Grant:
         "_cancel_bodies",
         "_clock",
         "_entries",
-        "_fence",
         "_holder",
         "_hooks",
         "_lease",
@@ -91,7 +90,6 @@ class Grant:
         """The number of this grant: greater than that of every grant before it in the cluster."""
         self.fences: Mapping[str, int] = fences
         """What to hand to the resource for each key; empty for a semaphore of several permits."""
-        self._fence = one_fence(fences)
         self.keys: tuple[str, ...] = keys
         """The keys that are held, as the cluster names them."""
         self.mode: str = mode
@@ -119,7 +117,7 @@ class Grant:
     def fence(self) -> int | None:
         """What to hand to the resource, which refuses a lower one than it has seen: the token of an exclusive hold, the number
         of the shared phase of a shared one. None: a semaphore has none, and several shared keys have one each (`fences`)."""
-        return self._fence
+        return one_fence(self.fences)
 
     @property
     def key(self) -> str:

@@ -95,9 +95,13 @@ class Requester:
         tries: Tries | None = None
         while True:
             endpoint = self.endpoints.current
-            seconds = min(attempt_seconds, max(give_up_at - self.clock.now(), 0.0))
+            seconds = give_up_at - self.clock.now()
+            if seconds > attempt_seconds:
+                seconds = (
+                    attempt_seconds  # nearly always; two calls of `min` and `max` would cost more
+                )
             try:
-                answer = await self.transport.attempt(endpoint, request, seconds=seconds)
+                answer = await self.transport.attempt(endpoint, request, seconds=max(seconds, 0.0))
             except NotSent as error:
                 outcome = _Failed(Failure.NOT_SENT, str(error))
             except NoAnswer as error:

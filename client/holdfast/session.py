@@ -269,8 +269,8 @@ class Session:
                 body["key"] = keys[0]
             else:
                 body["keys"] = list(keys)
-            if self.ids.settled > 0:
-                body["settled"] = self.ids.settled
+            if (settled := self.ids.settled) > 0:
+                body["settled"] = settled
             if context is not None:
                 body["context"] = context
             return Request("POST", _ACQUIRE, body, lane=Lane.ACQUIRE)

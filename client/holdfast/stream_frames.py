@@ -94,8 +94,16 @@ def answer_of(entry: Entry, body: Mapping[str, Any]) -> tuple[int, Mapping[str, 
 
 def _granted(entry: Entry, body: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
     _, _, token, remaining_ms, fence, horizon, previous, *rest = entry
-    keys = [body["key"]] if "key" in body else list(body["keys"])
-    checkpoints = rest[0] if rest else [None] * len(keys)
+    if "key" in body:
+        keys = [body["key"]]
+        [last] = previous
+        told_previous: Any = None if last is None else _previous(last)
+        told_checkpoint: Any = _checkpoint(rest[0][0]) if rest else None
+    else:
+        keys = list(body["keys"])
+        told_previous = _by_key(keys, [_previous(each) for each in previous])
+        checkpoints = rest[0] if rest else [None] * len(keys)
+        told_checkpoint = _by_key(keys, [_checkpoint(each) for each in checkpoints])
     answer = {
         "token": token,
         "fence": dict(zip(keys, fence, strict=True)) if isinstance(fence, list) else fence,
@@ -103,9 +111,9 @@ def _granted(entry: Entry, body: Mapping[str, Any]) -> tuple[int, Mapping[str, A
         "mode": body.get("mode", "exclusive"),
         "session": body["session"],
         "remaining_ms": remaining_ms,
-        "previous": _by_key(keys, [_previous(each) for each in previous]),
+        "previous": told_previous,
         "previous_horizon": horizon,
-        "checkpoint": _by_key(keys, [_checkpoint(each) for each in checkpoints]),
+        "checkpoint": told_checkpoint,
     }
     if body.get("limit") is not None:
         answer["limit"] = body["limit"]

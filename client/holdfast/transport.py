@@ -115,15 +115,11 @@ class Endpoints:
         """`draw`: uniform in [0, 1); where each client begins, so that a fleet spreads."""
         self.all: Final = tuple(addresses)
         self.draw: Final = draw
-        self._index = int(draw() * len(self.all)) % len(self.all)
+        self.current: str = self.all[int(draw() * len(self.all)) % len(self.all)]
+        """The endpoint to ask."""
 
     def __len__(self) -> int:
         return len(self.all)
-
-    @property
-    def current(self) -> str:
-        """The endpoint to ask."""
-        return self.all[self._index]
 
     def after(self, endpoint: str) -> str:
         """The one that follows, without blaming anybody."""
@@ -132,11 +128,11 @@ class Endpoints:
     def failed(self, endpoint: str) -> None:
         """Move on, unless somebody else already has."""
         if endpoint == self.current:
-            self._index = (self._index + 1) % len(self.all)
+            self.current = self.after(endpoint)
 
     def prefer(self, endpoint: str) -> None:
         """Ask this one, until it fails."""
-        self._index = self.all.index(endpoint)
+        self.current = endpoint
 
 
 def parse_endpoints(endpoints: str | Sequence[str]) -> tuple[str, ...]:

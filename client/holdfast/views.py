@@ -116,10 +116,10 @@ def previous_of(raw: object) -> Previous | None:
     if not isinstance(raw, dict):
         return None
     return Previous(
-        token=int(raw["token"]),
-        ended=str(raw["ended"]),
-        floor=raw.get("floor"),
-        resolved=bool(raw.get("resolved", False)),
+        int(raw["token"]),
+        str(raw["ended"]),
+        raw.get("floor"),
+        bool(raw.get("resolved", False)),
     )
 
 
