@@ -501,8 +501,10 @@ class AsyncClient(Services):
         terms, books = options.terms, self._holds
         if options.reentrant and (held := books.re_entered(keys, terms, holder)) is not None:
             return held
-        books.refuse_reentry(keys, terms, holder, self._settings.owner)
-        context = self._contexts.of(holder, options.context, is_holding=books.is_holding(holder))
+        is_holding = books.is_holding(holder)
+        if is_holding:
+            books.refuse_reentry(keys, terms, holder, self._settings.owner)
+        context = self._contexts.of(holder, options.context, is_holding=is_holding)
         own_ttl = options.session_ttl(self._settings.ttl)
         wait_until = self._clock.now() + options.wait
         replaced = 0

@@ -139,6 +139,9 @@ class RequestIds:
 
     def settle(self, request_id: int) -> None:
         """Nobody will ask under this id again."""
+        if self._open and self._open[0] == request_id and not self._done:
+            self._open.popleft()  # most are settled in their order
+            return
         self._done.add(request_id)
         while self._open and self._open[0] in self._done:
             self._done.discard(self._open.popleft())

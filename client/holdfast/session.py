@@ -18,6 +18,7 @@ import asyncio
 import inspect
 import logging
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from holdfast import wire
@@ -134,9 +135,12 @@ class Session:
     @property
     def is_usable(self) -> bool:
         """Whether a new acquire may go through it. Notices an end that the watcher has not seen yet."""
-        if not self.ended.done() and self.lease.phase(self._clock.now()) is Phase.ENDED:
+        if self.ended.done():
+            return False
+        if self._clock.now() >= self.lease.deadline:
             self.run_out()
-        return not self.ended.done() and not self._retired
+            return False
+        return not self._retired
 
     @property
     def is_crowded(self) -> bool:
@@ -164,13 +168,17 @@ class Session:
             if conclusion is None:
                 return None
             answer = conclusion.answer
-            code = answer.body.get("code")
-            if conclusion.may_have_acted and answer.status >= 400 and code not in DECIDED_CODES:
+            if (
+                conclusion.may_have_acted
+                and answer.status >= 400
+                and answer.body.get("code") not in DECIDED_CODES
+            ):
                 raise UnknownOutcome("asked again, and refused for another reason") from refusal(
                     answer, keys
                 )
             is_known, is_granted = True, answer.status < 400
-            self._end_if_gone(answer)
+            if not is_granted:
+                self._end_if_gone(answer)
         except Unreachable:
             is_known = True
             raise
@@ -200,14 +208,26 @@ class Session:
         self._holds.pop(grant.token, None)
         body = {"token": grant.token, "session": self.id}
         request = Request("POST", _RELEASE, body)
+        give_up_at = self._clock.now() + self._patience
         try:
-            return await self._release(grant.token, request)
+            conclusion = await self._requester.ask(request, give_up_at=give_up_at, ended=self.ended)
         except BaseException as error:
             # Whatever became of this attempt, another under the same token does nothing twice.
             self._insist_in_background(request)
             if isinstance(error, HoldfastError):
+                log.warning(
+                    "release of token %d is not acknowledged, going on: %s", grant.token, error
+                )
                 return False
             raise
+        answer = conclusion.answer
+        is_released = answer.status < 400
+        if not is_released:
+            log.warning("release of token %d: %s", grant.token, refusal(answer))
+            self._end_if_gone(answer)
+        if self._retired:
+            self._bury_if_idle()
+        return is_released
 
     async def ask(self, request: Request) -> Answer:
         """A call about a hold of this session that may be repeated. Raises `Unreachable`, `UnknownOutcome`."""
@@ -257,48 +277,41 @@ class Session:
         context: str | None,
         terms: Terms,
     ) -> Coroutine[Any, Any, Conclusion | None]:
-        def request(wait_ms: int) -> Request:
-            body: dict[str, Any] = {
-                "session": self.id,
-                "request_id": request_id,
-                "wait_ms": wait_ms,
-            }
-            if terms is not PLAIN:
-                body |= terms.body()
-            if len(keys) == 1:
-                body["key"] = keys[0]
-            else:
-                body["keys"] = list(keys)
-            if (settled := self.ids.settled) > 0:
-                body["settled"] = settled
-            if context is not None:
-                body["context"] = context
-            return Request("POST", _ACQUIRE, body, lane=Lane.ACQUIRE)
-
         now = self._clock.now()
         if wait_until <= now:
-            return self._requester.ask(request(0), give_up_at=now + self._patience)
+            request = self._acquire_request(keys, request_id, context, terms, 0)
+            return self._requester.ask(request, give_up_at=now + self._patience)
         return self._requester.ask_waiting(
-            request, wait_until=wait_until, patience=self._patience, ended=self.ended
+            partial(self._acquire_request, keys, request_id, context, terms),
+            wait_until=wait_until,
+            patience=self._patience,
+            ended=self.ended,
         )
+
+    def _acquire_request(
+        self,
+        keys: tuple[str, ...],
+        request_id: int,
+        context: str | None,
+        terms: Terms,
+        wait_ms: int,
+    ) -> Request:
+        body: dict[str, Any] = {"session": self.id, "request_id": request_id, "wait_ms": wait_ms}
+        if terms is not PLAIN:
+            body |= terms.body()
+        if len(keys) == 1:
+            body["key"] = keys[0]
+        else:
+            body["keys"] = list(keys)
+        if (settled := self.ids.settled) > 0:
+            body["settled"] = settled
+        if context is not None:
+            body["context"] = context
+        return Request("POST", _ACQUIRE, body, Lane.ACQUIRE)
 
     def _insist_in_background(self, request: Request) -> None:
         if not self.ended.done():
             self._chores.spawn(self._insist(request), "release")
-
-    async def _release(self, token: int, request: Request) -> bool:
-        give_up_at = self._clock.now() + self._patience
-        try:
-            conclusion = await self._requester.ask(request, give_up_at=give_up_at, ended=self.ended)
-        except (Unreachable, UnknownOutcome) as error:
-            log.warning("release of token %d is not acknowledged, going on: %s", token, error)
-            raise
-        answer = conclusion.answer
-        if answer.status >= 400:
-            log.warning("release of token %d: %s", token, refusal(answer))
-        self._end_if_gone(answer)
-        self._bury_if_idle()
-        return answer.status < 400
 
     async def _withdraw(self, request_id: int) -> None:
         body = {"session": self.id, "request_id": request_id}

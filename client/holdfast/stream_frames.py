@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Entry = list[Any]
 
 _TERMS: Final = ("mode", "limit", "on_unclean", "delay_ms", "require_clean")
+_TERMS_FIELDS: Final = frozenset(_TERMS)
 _TERMS_DEFAULTS: Final = ("exclusive", None, "grant", None, False)
 _ACQUIRE_FIELDS: Final = frozenset(
     {"session", "request_id", "key", "keys", "wait_ms", "settled", "owner", "context", *_TERMS}
@@ -46,11 +47,9 @@ def _acquire(body: Mapping[str, Any]) -> Entry | None:
         body.get("owner"),
         body.get("context"),
     ]
-    for name in _TERMS:
-        if name in body:
-            defaults = zip(_TERMS, _TERMS_DEFAULTS, strict=True)
-            entry += [body.get(each, default) for each, default in defaults]
-            break
+    if not _TERMS_FIELDS.isdisjoint(body):
+        defaults = zip(_TERMS, _TERMS_DEFAULTS, strict=True)
+        entry += [body.get(each, default) for each, default in defaults]
     return entry
 
 
