@@ -91,7 +91,6 @@ class StreamConnection:
         self._window = 1
         self._frame_operations_max = 1
         self._frame_bytes_max = numbers.FRAME_BYTES_MAX
-        self._is_scheduled = False
         self._frames_on_way: set[int] = set()
         self._last_frame = 0
         self._wake = asyncio.Event()
@@ -150,9 +149,7 @@ class StreamConnection:
         self._asked[number] = asked
         is_prompt = entry[0] != numbers.ACQUIRE or entry[5] == 0
         self._waiting.append((number, is_prompt, packed))
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self._loop.call_soon(self._wake.set)
+        self._wake.set()  # the writer comes in the next turn of the loop: what is asked in this one leaves together
         if give_up_at < self._timer_at:
             self._look_at(give_up_at)
         try:
@@ -215,7 +212,6 @@ class StreamConnection:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                self._is_scheduled = False
                 while waiting and len(self._frames_on_way) < FRAMES_ON_WAY_MAX:
                     frame = self._next_frame()
                     if frame:
