@@ -91,7 +91,7 @@ class _Search:
             if key in self.held:
                 continue
             stands = self.state.standing.get(key)
-            if isinstance(stands, Phase) and not self._waits_for_all(waiter, key, stands):
+            if type(stands) is Phase and not self._waits_for_all(waiter, key, stands):
                 continue
             self.held.add(key)
             for hold in holds_on(self.state, key):
@@ -148,9 +148,9 @@ def holds_before(state: State, waiter: Waiter) -> Iterator[tuple[str, Hold]]:
     """The holds that must end before this waiter is granted, each with the key on which it stands in the way."""
     for key in waiter.keys:
         stands = state.standing.get(key)
-        if isinstance(stands, Hold):
+        if type(stands) is Hold:
             yield key, stands
-        elif isinstance(stands, Phase) and _waits_for_all(state, waiter, key, stands):
+        elif type(stands) is Phase and _waits_for_all(state, waiter, key, stands):
             for hold in stands.holds.values():
                 yield key, hold
 

@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 
 from msgspec.structs import replace
 
-from .limits import DEADLINES_SLACK
+from .limits import DEADLINES_SLACK, Limits
 from .outcomes import UNCLEAN, Ended, Previous
 
 
@@ -21,15 +21,21 @@ class History:
     __slots__ = (
         "ended_order",
         "ended_sessions",
+        "ended_sessions_max",
         "ending_order",
         "endings",
+        "endings_max",
         "forced",
         "horizon",
         "previous",
         "previous_heap",
+        "previous_max",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self.previous_max = limits.previous_max
+        self.endings_max = limits.endings_max
+        self.ended_sessions_max = limits.ended_sessions_max
         self.previous: dict[str, Previous] = {}
         self.previous_heap: list[tuple[int, str]] = []
         self.horizon = 0
@@ -45,25 +51,24 @@ class History:
         session: str,
         keys: tuple[str, ...],
         ended: Ended,
-        previous_max: int,
-        endings_max: int,
         floor: int | None = None,
     ) -> None:
-        previous = Previous(token, ended, floor)
+        previous, heap, endings = self.previous, self.previous_heap, self.endings
+        ending = Previous(token, ended, floor)
         for key in keys:
-            self.previous[key] = previous
-            heappush(self.previous_heap, (token, key))
-        self.endings[token] = (session, ended)
+            previous[key] = ending
+            heappush(heap, (token, key))
+        endings[token] = (session, ended)
         self.ending_order.append(token)
         if floor is not None:
             self.forced[token] = (keys, floor)
-        while len(self.endings) > endings_max:
+        while len(endings) > self.endings_max:
             oldest = self.ending_order.popleft()
-            del self.endings[oldest]
+            del endings[oldest]
             self.forced.pop(oldest, None)
-        while len(self.previous) > previous_max:
+        while len(previous) > self.previous_max:
             self._drop_oldest()
-        if len(self.previous_heap) > 2 * len(self.previous) + DEADLINES_SLACK:
+        if len(heap) > 2 * len(previous) + DEADLINES_SLACK:
             self.rebuild_heap()
 
     def is_unclean(self, key: str) -> bool:
@@ -79,10 +84,10 @@ class History:
         self.previous[key] = replace(previous, resolved=True)
         return True
 
-    def session_ended(self, session: str, ended: Ended, ended_sessions_max: int) -> None:
+    def session_ended(self, session: str, ended: Ended) -> None:
         self.ended_sessions[session] = ended
         self.ended_order.append(session)
-        while len(self.ended_sessions) > ended_sessions_max:
+        while len(self.ended_sessions) > self.ended_sessions_max:
             del self.ended_sessions[self.ended_order.popleft()]
 
     def rebuild_heap(self) -> None:

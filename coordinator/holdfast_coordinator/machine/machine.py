@@ -109,7 +109,8 @@ class Machine:
         """Advance by one log entry. Outcomes are in the order in which they came about; each names whom it is for."""
         state = self.state
         out: Out = []
-        state.level = max(state.level, entry.level)
+        if entry.level > state.level:
+            state.level = entry.level
         self._advance_time(entry)
         rest = self._admit_and_renew(entry, out)
         deadlines = state.deadlines
@@ -127,24 +128,25 @@ class Machine:
     def _advance_time(self, entry: Entry) -> None:
         """Two leaders may both have measured the same stretch of time, so a new leader's first stamp is not counted."""
         state = self.state
-        if entry.term == state.last_term:
-            elapsed_ms = entry.elapsed_ms
-            if elapsed_ms > 0:
-                state.cluster_time_ms += min(ELAPSED_MS_MAX, elapsed_ms)
-        state.last_term = entry.term
+        elapsed_ms = entry.elapsed_ms
+        if entry.term != state.last_term:
+            state.last_term = entry.term
+        elif elapsed_ms > 0:
+            state.cluster_time_ms += min(ELAPSED_MS_MAX, elapsed_ms)
         state.wall_ms = entry.wall_ms
 
     def _admit_and_renew(self, entry: Entry, out: Out) -> list[tuple[Origin, Operation]]:
         """Steps 2 to 4 of the order; returns the operations of step 6."""
         state = self.state
+        admit = state.origins.admit
         rest: list[tuple[Origin, Operation]] = []
         newer_boots: list[Origin] = []
         for addressed in entry.operations:
             origin, operation = addressed
-            admitted = state.origins.admit(origin)
-            if admitted is False:
-                continue
-            if admitted is None:
+            admitted = admit(origin)
+            if admitted is not True:
+                if admitted is False:
+                    continue
                 newer_boots.append(origin)
             if type(operation) is RenewSession and operation.session in state.sessions:
                 rules.renew_session(state, origin, operation, out)

@@ -21,12 +21,10 @@ class OriginBook:
         """Advance past this origin if it is live. False: skip. True: live. None: live, and the first of a newer boot."""
         node, boot, sequence = origin
         last = self.last.get(node)
-        if last is not None and boot == last[0]:
-            if sequence != last[1] + 1:
-                return False
+        if last == (boot, sequence - 1):
             self.last[node] = (boot, sequence)
             return True
-        if sequence != 1 or (last is not None and boot < last[0]):
+        if sequence != 1 or (last is not None and boot <= last[0]):
             return False
         if last is None and (len(self.last) >= ORIGINS_MAX or len(node) > NODE_CHARS_MAX):
             return False

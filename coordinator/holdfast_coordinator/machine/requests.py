@@ -27,10 +27,11 @@ def remember(session: Session, request_id: RequestId, request: Request) -> None:
         book = session.requests = RequestBook()
     book.by_id[request_id] = request
     if isinstance(request_id, int):
-        if not book.integer_ids or request_id > book.integer_ids[-1]:
-            book.integer_ids.append(request_id)
+        ids = book.integer_ids
+        if not ids or request_id > ids[-1]:
+            ids.append(request_id)
         else:
-            insort(book.integer_ids, request_id)
+            insort(ids, request_id)
 
 
 def forget(session: Session, request_id: RequestId) -> None:
@@ -41,14 +42,13 @@ def forget(session: Session, request_id: RequestId) -> None:
         del book.integer_ids[bisect_left(book.integer_ids, request_id)]
 
 
-def is_settled(session: Session, request_id: RequestId) -> bool:
-    book = session.requests
-    return book is not None and isinstance(request_id, int) and request_id <= book.settled
+def is_settled(book: RequestBook, request_id: RequestId) -> bool:
+    return isinstance(request_id, int) and request_id <= book.settled
 
 
-def no_room(state: State, session: Session) -> Refused | None:
+def no_room(state: State, book: RequestBook) -> Refused | None:
     maximum = state.limits.request_ids_per_session_max
-    if session.requests is not None and len(session.requests.by_id) >= maximum:
+    if len(book.by_id) >= maximum:
         return too_many("request_ids_per_session_max", maximum, "remembered requests of a session")
     return None
 
@@ -62,18 +62,20 @@ def settle(state: State, session: Session, settled: int, out: Out) -> None:
     if settled <= book.settled:
         return
     book.settled = settled
+    ids, by_id = book.integer_ids, book.by_id
     changed: dict[str, None] = {}
-    count = bisect_right(book.integer_ids, settled)
-    for request_id in book.integer_ids[:count]:
-        waiter = book.by_id.pop(request_id).waiter
+    count = bisect_right(ids, settled)
+    for request_id in ids[:count]:
+        waiter = by_id.pop(request_id).waiter
         if waiter is not None:
             dequeue(state, waiter)
             if session.implicit:  # it was this wait, and has no lease by which it could end
                 del state.sessions[session.id]
             out.append((waiter.attachment, wait_ended("its client has settled this request id")))
             changed.update(dict.fromkeys(waiter.keys))
-    del book.integer_ids[:count]
-    promote(state, changed, out)
+    del ids[:count]
+    if changed:
+        promote(state, changed, out)
 
 
 def repeat(

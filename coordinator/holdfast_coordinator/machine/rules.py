@@ -47,7 +47,7 @@ from .refusals import (
     wait_ended,
 )
 from .requests import fingerprint_of, forget, is_settled, no_room, remember, repeat, settle
-from .state import Closure, Hold, Out, Request, Session, State, Waiter
+from .state import Closure, Hold, Out, Request, RequestBook, RequestId, Session, State, Waiter
 from .table import (
     close_key,
     dequeue,
@@ -152,7 +152,7 @@ def remove_session(state: State, session: Session, ended: Ended) -> None:
     del state.sessions[session.id]
     if state.limits.quotas:
         quotas.count_session(state, session, -1)
-    state.history.session_ended(session.id, ended, state.limits.ended_sessions_max)
+    state.history.session_ended(session.id, ended)
 
 
 def _absent(state: State, session: str) -> Refused:
@@ -178,7 +178,9 @@ def _no_new_session(state: State, session: str) -> Refused | None:
 def acquire(state: State, origin: Origin, operation: Acquire, out: Out) -> None:
     """Repeats first, then: free keys are granted, others refused (`wait_ms` 0) or waited for."""
     session = state.sessions.get(operation.session)
-    refusal = check_acquire(operation, state.limits) or _session_unfit(state, operation, session)
+    refusal = check_acquire(operation, state.limits)
+    if refusal is None and (session is None or operation.ttl_ms is not None):
+        refusal = _session_unfit(state, operation, session)
     if refusal is not None:
         out.append((origin, refusal))
         return
@@ -186,12 +188,15 @@ def acquire(state: State, origin: Origin, operation: Acquire, out: Out) -> None:
     if session is not None:
         if operation.settled is not None:
             settle(state, session, operation.settled, out)
-        if request_id is not None and session.requests is not None:
-            request = session.requests.by_id.get(request_id)
+        book = session.requests
+        if request_id is not None and book is not None:
+            request = book.by_id.get(request_id)
             if request is not None:
                 repeat(state, origin, operation, session, request, out)
                 return
-        refusal = _new_request_unfit(state, operation, session)
+            refusal = _new_request_unfit(state, book, request_id)
+        if session.implicit:
+            refusal = conflict("session", "an implicit session serves the one acquire that made it")
         if refusal is not None:
             out.append((origin, refusal))
             return
@@ -204,7 +209,8 @@ def acquire(state: State, origin: Origin, operation: Acquire, out: Out) -> None:
 
 
 def _session_unfit(state: State, operation: Acquire, session: Session | None) -> Refused | None:
-    """An acquire with `ttl_ms` makes its session, or repeats the acquire that made it; one without needs an open one."""
+    """An acquire with `ttl_ms` makes its session, or repeats the acquire that made it; one without needs an open one, and has it
+    unless this is asked."""
     if operation.ttl_ms is None:
         return _absent(state, operation.session) if session is None else None
     if session is None:
@@ -214,14 +220,10 @@ def _session_unfit(state: State, operation: Acquire, session: Session | None) ->
     return None
 
 
-def _new_request_unfit(state: State, operation: Acquire, session: Session) -> Refused | None:
-    if session.implicit:
-        return conflict("session", "an implicit session serves the one acquire that made it")
-    if operation.request_id is None:
-        return None
-    if is_settled(session, operation.request_id):
+def _new_request_unfit(state: State, book: RequestBook, request_id: RequestId) -> Refused | None:
+    if is_settled(book, request_id):
         return conflict("request_id", "this request id was settled; it is never executed again")
-    return no_room(state, session)
+    return no_room(state, book)
 
 
 def _decide(
@@ -232,14 +234,14 @@ def _decide(
     owner = operation.owner
     if owner is None and session is not None:
         owner = session.owner
+    refusal = None
     may_have = is_open(state, keys, terms)
     if not may_have:
         refusal = _not_to_be_had(state, operation, session, owner)
     elif terms.require_clean and (key := unclean_key(state, keys)) is not None:
         refusal = closed(unclean_view(state, key))
-    else:
-        refusal = None
-    refusal = refusal or _no_capacity(state, keys, owner, may_have)
+    if refusal is None:
+        refusal = _no_capacity(state, keys, owner, may_have)
     if refusal is not None:
         return refusal
     if session is None:  # implicit: check_acquire and _session_unfit saw to it that ttl_ms is set
@@ -315,7 +317,7 @@ def release(state: State, origin: Origin, operation: Release, out: Out) -> None:
     hold = state.holds.get(token)
     if hold is not None and hold.session == operation.session:
         out.append((origin, Released(token)))
-        _release_hold(state, state.sessions[hold.session], token, out)
+        _release_hold(state, hold, out)
         return
     session, ended = state.history.endings.get(token, (None, None))
     if _lets_go_of_forced(state, operation.session, token):
@@ -338,8 +340,8 @@ def _lets_go_of_forced(state: State, session_id: str, token: int) -> bool:
     return True
 
 
-def _release_hold(state: State, session: Session, token: int, out: Out) -> None:
-    hold = session.holds[token]
+def _release_hold(state: State, hold: Hold, out: Out) -> None:
+    session = state.sessions[hold.session]
     end_hold(state, session, hold, "released")
     if session.implicit:
         remove_session(state, session, "released")
@@ -354,10 +356,12 @@ def cancel(state: State, origin: Origin, operation: Cancel, out: Out) -> None:
         out.append((origin, refusal or _absent(state, operation.session)))
         return
     request_id = operation.request_id
-    request = session.requests.by_id.get(request_id) if session.requests is not None else None
+    book = session.requests or RequestBook()
+    request = book.by_id.get(request_id)
     if request is None:
-        refusal = None if is_settled(session, request_id) else no_room(state, session)
-        if refusal is None and not is_settled(session, request_id):
+        is_over = is_settled(book, request_id)
+        refusal = None if is_over else no_room(state, book)
+        if refusal is None and not is_over:
             cancelled = wait_ended("cancelled by its client before it arrived")
             remember(session, request_id, Request(None, refused=cancelled))
         out.append((origin, refusal or Cancelled(None)))
@@ -372,7 +376,7 @@ def cancel(state: State, origin: Origin, operation: Cancel, out: Out) -> None:
         promote(state, waiter.keys, out)
     elif request.hold is not None and request.hold.ended is None:
         out.append((origin, Cancelled(request.hold.token)))
-        _release_hold(state, session, request.hold.token, out)
+        _release_hold(state, request.hold, out)
     else:
         out.append((origin, Cancelled(None)))
 
@@ -431,10 +435,10 @@ def malformed(_state: State, origin: Origin, operation: Malformed, out: Out) -> 
 
 def expire(state: State, record: Session | Waiter | Closure, out: Out) -> None:
     """End what is past its deadline: a session with everything it has, a single wait, or the closing of a key."""
-    if isinstance(record, Session):
+    if type(record) is Session:
         state.totals.expired_sessions += 1
         end_session(state, record, "expired", out)
-    elif isinstance(record, Waiter):
+    elif type(record) is Waiter:
         state.totals.wait_timeouts += 1
         refuse_waiter(state, record, wait_ended("waited in vain"), out)
         promote(state, record.keys, out)

@@ -3,12 +3,16 @@
 Records name each other by id, never by reference to their owner, so that nothing here forms a cycle that only a garbage
 collector could free. It therefore need not look at them (`gc=False`), which at a million locks is most of its work. Dicts are
 ordered by insertion and no set is ever iterated: replicas must agree on every order.
+
+What a record is, is asked by `type(record) is Hold`: all records are final, and `isinstance` takes the long way through the
+metaclass of msgspec's structs, which where the answer is no costs a third of a microsecond, seven times as much.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import final
 
 from msgspec import Struct
 
@@ -26,6 +30,7 @@ Fingerprint = tuple[tuple[str, ...], int | None, str | None, str | None, Terms]
 RequestId = int | str
 
 
+@final
 class Hold(Struct, eq=False, gc=False):
     """A grant. `ended` stays None while it lasts; an ended hold lives on only in the memory of its request."""
 
@@ -39,6 +44,7 @@ class Hold(Struct, eq=False, gc=False):
     ended: Ended | None = None
 
 
+@final
 class Phase(Struct, eq=False):
     """The shared holds that stand on a key at once, by token. `fence` is the token that opened it; `limit` belongs to the key."""
 
@@ -47,6 +53,7 @@ class Phase(Struct, eq=False):
     holds: dict[int, Hold] = {}
 
 
+@final
 class Closure(Struct, eq=False, gc=False):
     """A key that nobody holds and that is not granted. `deadline_ms` None: until it is resolved."""
 
@@ -59,6 +66,7 @@ class Closure(Struct, eq=False, gc=False):
     scheduled_ms: int = 0
 
 
+@final
 class Waiter(Struct, eq=False, gc=False):
     """A queued acquire. `number` counts over the whole cluster: the order of the log. `attachment` is who is told."""
 
@@ -104,6 +112,7 @@ class RequestBook(Struct, eq=False):
     settled: int = -1
 
 
+@final
 class Session(Struct, eq=False):
     """`deadline_ms` None: an implicit session that still waits; its lease starts at the grant.
 
@@ -208,7 +217,7 @@ class State:
         self.waiters: dict[int, Waiter] = {}
         self.attachments: dict[Origin, Waiter] = {}
         self.deadlines = Deadlines()
-        self.history = History()
+        self.history = History(limits)
         self.origins = OriginBook()
         self.totals = Totals()
         self.trail = Trail(limits.trail_blocks_max, limits.trail_bytes_max)

@@ -46,9 +46,9 @@ def is_joinable(stands: Hold | Phase | Closure, terms: Terms) -> bool:
 
 def holds_on(state: State, key: str) -> list[Hold]:
     stands = state.standing.get(key)
-    if isinstance(stands, Hold):
+    if type(stands) is Hold:
         return [stands]
-    return list(stands.holds.values()) if isinstance(stands, Phase) else []
+    return list(stands.holds.values()) if type(stands) is Phase else []
 
 
 def holders(state: State, keys: tuple[str, ...]) -> tuple[Holder, ...]:
@@ -80,8 +80,8 @@ def remaining_of(state: State, session: Session) -> int:
 def limit_in_use(state: State, key: str) -> tuple[bool, int | None]:
     """Whether the key is held or waited for, and the limit that therefore belongs to it."""
     stands = state.standing.get(key)
-    if stands is not None and not isinstance(stands, Closure):
-        return True, stands.limit if isinstance(stands, Phase) else None
+    if stands is not None and type(stands) is not Closure:
+        return True, stands.limit if type(stands) is Phase else None
     queue = state.queues.get(key)
     if queue is None:
         return False, None
@@ -101,8 +101,7 @@ def grant(
     state: State, session: Session, request: Acquire | Waiter, owner: str | None, waited_ms: int
 ) -> tuple[Hold, Granted]:
     """Make a hold. The caller has checked that the keys are open, the session lives, and a token is left."""
-    token = state.last_token + 1
-    state.last_token = token
+    token = state.last_token = state.last_token + 1
     state.totals.grants += 1
     now_ms = state.cluster_time_ms
     if session.deadline_ms is None:
@@ -114,8 +113,7 @@ def grant(
     mode, limit = terms.mode, terms.limit
     record = ("granted", now_ms, state.wall_ms, token, keys, owner, context, mode, limit, waited_ms)
     state.trail.append(record, len(keys))
-    remembered = state.history.previous
-    noted = state.checkpoints
+    history, noted = state.history, state.checkpoints
     return hold, Granted(
         token,
         token if mode == "exclusive" else fence_of(state, hold),
@@ -123,8 +121,8 @@ def grant(
         mode,
         session.id,
         session.deadline_ms - now_ms,
-        tuple([remembered.get(key) for key in keys]),
-        state.history.horizon,
+        tuple(map(history.previous.get, keys)),
+        history.horizon,
         _notes_on(noted, keys) if noted else (),
         limit,
     )
@@ -148,7 +146,7 @@ def fence_of(state: State, hold: Hold) -> int | tuple[int, ...] | None:
 def fences_of(state: State, hold: Hold) -> tuple[int, ...]:
     """The tokens that opened the phases in which a shared hold stands."""
     phases = [state.standing[key] for key in hold.keys]
-    return tuple([phase.fence for phase in phases if isinstance(phase, Phase)])
+    return tuple([phase.fence for phase in phases if type(phase) is Phase])
 
 
 def link_hold(state: State, session: Session, hold: Hold) -> None:
@@ -157,9 +155,10 @@ def link_hold(state: State, session: Session, hold: Hold) -> None:
     state.holds[token] = hold
     session.holds[token] = hold
     if context is not None:
-        if session.tasks is None:
-            session.tasks = {}
-        session.tasks[context] = session.tasks.get(context, 0) + 1
+        tasks = session.tasks
+        if tasks is None:
+            tasks = session.tasks = {}
+        tasks[context] = tasks.get(context, 0) + 1
     standing = state.standing
     if hold.terms.mode == "exclusive":
         for key in hold.keys:
@@ -167,7 +166,7 @@ def link_hold(state: State, session: Session, hold: Hold) -> None:
     else:
         for key in hold.keys:
             phase = standing.get(key)
-            if not isinstance(phase, Phase):
+            if type(phase) is not Phase:
                 phase = standing[key] = Phase(token, hold.terms.limit)
             phase.holds[token] = hold
     if state.limits.quotas:
@@ -186,22 +185,20 @@ def end_hold(
 
     `said`: operator and reason of a forced end.
     """
+    token, keys, context, terms = hold.token, hold.keys, hold.context, hold.terms
     _unlink_hold(state, session, hold)
     hold.ended = ended
-    totals, limits = state.totals, state.limits
+    totals = state.totals
     if ended == "expired":
         totals.expired_holds += 1
     elif ended == "forced":
         totals.forced_holds += 1
     else:
         totals.releases += 1
-    token, keys, terms = hold.token, hold.keys, hold.terms
     if state.checkpoints and terms.mode == "exclusive" and ended not in UNCLEAN:
         for key in keys:
             drop_checkpoint(state, key)
-    state.history.hold_ended(
-        token, session.id, keys, ended, limits.previous_max, limits.endings_max, floor
-    )
+    state.history.hold_ended(token, session.id, keys, ended, floor)
     now_ms = state.cluster_time_ms
     record: tuple[Any, ...] = (
         "ended",
@@ -210,7 +207,7 @@ def end_hold(
         token,
         keys,
         hold.owner,
-        hold.context,
+        context,
         terms.mode,
         terms.limit,
         None,
@@ -224,16 +221,17 @@ def _unlink_hold(state: State, session: Session, hold: Hold) -> None:
     token, context = hold.token, hold.context
     del state.holds[token]
     del session.holds[token]
-    if context is not None and session.tasks is not None:
-        left = session.tasks[context] - 1
+    tasks = session.tasks
+    if context is not None and tasks is not None:
+        left = tasks[context] - 1
         if left:
-            session.tasks[context] = left
+            tasks[context] = left
         else:
-            del session.tasks[context]
+            del tasks[context]
     standing = state.standing
     for key in hold.keys:
         stands = standing[key]
-        if isinstance(stands, Phase):
+        if type(stands) is Phase:
             del stands.holds[token]
             if stands.holds:
                 continue

@@ -102,9 +102,10 @@ class Trail:
 
     def append(self, record: Raw, keys: int) -> None:
         """`record`: the fields of a `Record` after its revision, up to the last that applies; `keys`: how many it names."""
-        self.open.append(record)
-        self.open_keys += keys
-        if len(self.open) >= TRAIL_BLOCK_RECORDS or self.open_keys >= TRAIL_BLOCK_KEYS:
+        records = self.open
+        records.append(record)
+        self.open_keys = named = self.open_keys + keys
+        if len(records) >= TRAIL_BLOCK_RECORDS or named >= TRAIL_BLOCK_KEYS:
             self._seal()
 
     def _seal(self) -> None:

@@ -38,13 +38,15 @@ def check_open(operation: OpenSession, limits: Limits) -> Refused | None:
 
 
 def check_acquire(operation: Acquire, limits: Limits) -> Refused | None:
+    """Keys, numbers and names in the order of the fields; what is absent (None) is not looked at."""
     keys = operation.keys
-    if not 0 < len(keys) <= limits.keys_per_acquire_max:
-        return bad_request("keys", f"1 to {limits.keys_per_acquire_max} keys, not {len(keys)}")
+    count = len(keys)
+    if not 0 < count <= limits.keys_per_acquire_max:
+        return bad_request("keys", f"1 to {limits.keys_per_acquire_max} keys, not {count}")
     for key in keys:
         if refusal := check_key(key):
             return refusal
-    if len(keys) > 1 and len(set(keys)) != len(keys):
+    if count > 1 and len(set(keys)) != count:
         return bad_request("keys", "a key is named twice")
     if not 0 <= operation.wait_ms <= limits.wait_ms_max:
         return bad_request("wait_ms", f"0 to {limits.wait_ms_max} ms, not {operation.wait_ms}")
@@ -56,11 +58,13 @@ def check_acquire(operation: Acquire, limits: Limits) -> Refused | None:
         return bad_request("settled", f"0 to {wire.INTEGER_MAX}, not {operation.settled}")
     if operation.terms is not PLAIN and (refusal := _check_terms(operation.terms)):
         return refusal
-    if operation.owner is None and operation.context is None:
-        return None
-    return _check_text("owner", operation.owner, wire.OWNER_BYTES_MAX) or _check_text(
-        "context", operation.context, wire.CONTEXT_BYTES_MAX
-    )
+    if (owner := operation.owner) is not None and (
+        refusal := _check_text("owner", owner, wire.OWNER_BYTES_MAX)
+    ):
+        return refusal
+    if (context := operation.context) is not None:
+        return _check_text("context", context, wire.CONTEXT_BYTES_MAX)
+    return None
 
 
 def _check_terms(terms: Terms) -> Refused | None:
