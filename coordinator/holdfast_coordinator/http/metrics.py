@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -53,22 +53,18 @@ class Metrics:
         self.now = now
         self.registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self.registry)
-        self._requests = Histogram(
+        self._requests = self._durations(
             "holdfast_http_request_duration_seconds",
             "From the head of a request to the end of its answer's making.",
             ("route", "method", "status"),
-            buckets=_REQUEST_BUCKETS,
-            registry=self.registry,
-        )
-        acquires = Durations(
-            "holdfast_acquire_wait_seconds",
-            "How long an acquire took to be decided, by its outcome.",
-            "outcome",
             _REQUEST_BUCKETS,
         )
-        self.registry.register(acquires)
-        self.observe_acquire = acquires.observe
-        """The outcome (`granted`, or the code of the refusal) and the seconds that it took."""
+        self._acquires = self._durations(
+            "holdfast_acquire_wait_seconds",
+            "How long an acquire took to be decided, by its outcome.",
+            ("outcome",),
+            _REQUEST_BUCKETS,
+        )
         self._rejected = Counter(
             "holdfast_rejected_total",
             "Requests that were refused, by the code of the answer.",
@@ -104,26 +100,35 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
-        self._fsync = Histogram(
+        fsync = self._durations(
             "holdfast_journal_fsync_duration_seconds",
             "How long the disk took to make a group of journal records durable.",
-            buckets=_DISK_BUCKETS,
-            registry=self.registry,
+            (),
+            _DISK_BUCKETS,
         )
-        self._apply = Histogram(
+        apply = self._durations(
             "holdfast_apply_duration_seconds",
             "How long the machine took to apply one log entry.",
-            buckets=_APPLY_BUCKETS,
-            registry=self.registry,
+            (),
+            _APPLY_BUCKETS,
         )
-        self._snapshot = Histogram(
+        snapshot = self._durations(
             "holdfast_snapshot_duration_seconds",
             "How long a snapshot took, from the decision to the journal cut to it. Another process does the work.",
-            buckets=_SNAPSHOT_BUCKETS,
-            registry=self.registry,
+            (),
+            _SNAPSHOT_BUCKETS,
         )
-        # Looking a child up by its labels costs more than the observation; there are few, because all labels are bounded.
-        self._request_children: dict[tuple[str, str, int], Histogram] = {}
+        # Each takes seconds. Attributes rather than methods: they are called for every entry.
+        self.observe_fsync = fsync.of().observe
+        self.observe_apply = apply.of().observe
+        self.observe_snapshot = snapshot.of().observe
+
+    def _durations(
+        self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
+    ) -> Durations:
+        durations = Durations(name, text, labels, buckets)
+        self.registry.register(durations)
+        return durations
 
     def watch(self, node: NodePort) -> None:
         """From now on a scrape also tells this node's state. Once for each node."""
@@ -143,14 +148,12 @@ class Metrics:
         self._streams.set_function(count)
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
-        labels = (route, method, status)
-        child = self._request_children.get(labels)
-        if child is None:
-            known = method if method in METHODS else "other"
-            child = self._requests.labels(route, known, str(status))
-            if known == method:
-                self._request_children[labels] = child
-        child.observe(seconds)
+        known = method if method in METHODS else "other"
+        self._requests.of(route, known, str(status)).observe(seconds)
+
+    def observe_acquire(self, outcome: str, seconds: float) -> None:
+        """`outcome`: `granted`, or the code of the refusal."""
+        self._acquires.of(outcome).observe(seconds)
 
     def count_rejected(self, reason: str, limit: str | None = None) -> None:
         self._rejected.labels(reason).inc()
@@ -159,15 +162,6 @@ class Metrics:
 
     def count_watch_ended(self, reason: str) -> None:
         self._watches_ended.labels(reason).inc()
-
-    def observe_fsync(self, seconds: float) -> None:
-        self._fsync.observe(seconds)
-
-    def observe_apply(self, seconds: float) -> None:
-        self._apply.observe(seconds)
-
-    def observe_snapshot(self, seconds: float) -> None:
-        self._snapshot.observe(seconds)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition in the format that the scraper likes best, and its content type."""
