@@ -252,8 +252,8 @@ def _decide(
         hold, granted = grant(state, session, operation, owner, 0)
         out.append((origin, granted))
         if request_id is not None:
-            request = Request(fingerprint_of(operation))
-            request.remember_grant(hold, granted)
+            request = Request(fingerprint_of(operation), None, hold)
+            request.remember_grant(granted)
             remember(session, request_id, request)
         return None
     waiter, position = enqueue(state, session, operation, owner, origin)

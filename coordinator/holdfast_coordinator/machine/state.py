@@ -97,10 +97,10 @@ class Request(Struct, eq=False, gc=False):
     previous_horizon: int = 0
     checkpoints: tuple[Note | None, ...] = ()
 
-    def remember_grant(self, hold: Hold, granted: Granted) -> None:
+    def remember_grant(self, granted: Granted) -> None:
         """What a repeat has to be told again and can no longer be looked up."""
-        self.hold = hold
-        self.previous, self.previous_horizon = granted.previous, granted.previous_horizon
+        self.previous = granted.previous
+        self.previous_horizon = granted.previous_horizon
         self.checkpoints = granted.checkpoints
 
 

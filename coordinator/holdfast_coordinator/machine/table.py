@@ -333,6 +333,8 @@ def refuse_waiter(state: State, waiter: Waiter, refusal: Refused, out: Out) -> N
 
 def promote(state: State, keys: Iterable[str], out: Out) -> None:
     """Grant whatever has become grantable on keys that were freed or whose queue lost a waiter, in the order of the log."""
+    if not state.queues:
+        return
     heads: list[int] = []
     _push_heads(state, keys, heads)
     while heads:
@@ -384,8 +386,8 @@ def _grant_waiter(state: State, waiter: Waiter, out: Out) -> None:
     hold, granted = grant(state, session, waiter, waiter.owner, waited_ms)
     if waiter.request_id is not None and session.requests is not None:
         request = session.requests.by_id[waiter.request_id]
-        request.waiter = None
-        request.remember_grant(hold, granted)
+        request.waiter, request.hold = None, hold
+        request.remember_grant(granted)
     out.append((waiter.attachment, granted))
 
 
