@@ -111,13 +111,7 @@ class Machine:
         out: Out = []
         if entry.level > state.level:
             state.level = entry.level
-        # Two leaders may both have measured the same stretch of time, so a new leader's first stamp is not counted.
-        elapsed_ms = entry.elapsed_ms
-        if entry.term != state.last_term:
-            state.last_term = entry.term
-        elif elapsed_ms > 0:
-            state.cluster_time_ms += min(ELAPSED_MS_MAX, elapsed_ms)
-        state.wall_ms = entry.wall_ms
+        self._advance_time(entry)
         rest = self._admit_and_renew(entry, out)
         deadlines = state.deadlines
         while (record := deadlines.pop_due(state)) is not None:
@@ -130,6 +124,16 @@ class Machine:
             HANDLERS[type(operation)](state, origin, operation, out)
         deadlines.sweep(state)
         return out
+
+    def _advance_time(self, entry: Entry) -> None:
+        """Two leaders may both have measured the same stretch of time, so a new leader's first stamp is not counted."""
+        state = self.state
+        elapsed_ms = entry.elapsed_ms
+        if entry.term != state.last_term:
+            state.last_term = entry.term
+        elif elapsed_ms > 0:
+            state.cluster_time_ms += min(ELAPSED_MS_MAX, elapsed_ms)
+        state.wall_ms = entry.wall_ms
 
     def _admit_and_renew(self, entry: Entry, out: Out) -> list[tuple[Origin, Operation]]:
         """Steps 2 to 4 of the order; returns the operations of step 6."""

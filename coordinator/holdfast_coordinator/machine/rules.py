@@ -47,7 +47,17 @@ from .refusals import (
     wait_ended,
 )
 from .requests import fingerprint_of, forget, is_settled, no_room, remember, repeat, settle
-from .state import Closure, Hold, Out, Request, RequestBook, RequestId, Session, State, Waiter
+from .state import (
+    Closure,
+    Hold,
+    Out,
+    Request,
+    RequestBook,
+    Session,
+    State,
+    Waiter,
+    granted_request,
+)
 from .table import (
     close_key,
     dequeue,
@@ -194,7 +204,11 @@ def acquire(state: State, origin: Origin, operation: Acquire, out: Out) -> None:
             if request is not None:
                 repeat(state, origin, operation, session, request, out)
                 return
-            refusal = _new_request_unfit(state, book, request_id)
+            if is_settled(book, request_id):
+                sentence = "this request id was settled; it is never executed again"
+                refusal = conflict("request_id", sentence)
+            else:
+                refusal = no_room(state, book)
         if session.implicit:
             refusal = conflict("session", "an implicit session serves the one acquire that made it")
         if refusal is not None:
@@ -218,12 +232,6 @@ def _session_unfit(state: State, operation: Acquire, session: Session | None) ->
     if not session.implicit or operation.request_id is None:
         return conflict("session", "an implicit session needs an id of its own; this one is open")
     return None
-
-
-def _new_request_unfit(state: State, book: RequestBook, request_id: RequestId) -> Refused | None:
-    if is_settled(book, request_id):
-        return conflict("request_id", "this request id was settled; it is never executed again")
-    return no_room(state, book)
 
 
 def _decide(
@@ -252,8 +260,7 @@ def _decide(
         hold, granted = grant(state, session, operation, owner, 0)
         out.append((origin, granted))
         if request_id is not None:
-            request = Request(fingerprint_of(operation), None, hold)
-            request.remember_grant(granted)
+            request = granted_request(fingerprint_of(operation), hold, granted)
             remember(session, request_id, request)
         return None
     waiter, position = enqueue(state, session, operation, owner, origin)

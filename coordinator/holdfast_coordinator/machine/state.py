@@ -97,11 +97,11 @@ class Request(Struct, eq=False, gc=False):
     previous_horizon: int = 0
     checkpoints: tuple[Note | None, ...] = ()
 
-    def remember_grant(self, granted: Granted) -> None:
-        """What a repeat has to be told again and can no longer be looked up."""
-        self.previous = granted.previous
-        self.previous_horizon = granted.previous_horizon
-        self.checkpoints = granted.checkpoints
+
+def granted_request(fingerprint: Fingerprint | None, hold: Hold, granted: Granted) -> Request:
+    """With what a repeat has to be told again and can no longer be looked up."""
+    told = (granted.previous, granted.previous_horizon, granted.checkpoints)
+    return Request(fingerprint, None, hold, None, *told)
 
 
 class RequestBook(Struct, eq=False):

@@ -22,7 +22,7 @@ from .limits import INCARNATION_TOKENS_MAX
 from .operations import Acquire, Origin, Terms
 from .outcomes import UNCLEAN, Ended, Granted, Holder, Note, Refused
 from .refusals import closed, too_many
-from .state import Closure, Hold, Out, Phase, Session, State, Waiter
+from .state import Closure, Hold, Out, Phase, Session, State, Waiter, granted_request
 
 
 def is_open(state: State, keys: tuple[str, ...], terms: Terms) -> bool:
@@ -385,9 +385,9 @@ def _grant_waiter(state: State, waiter: Waiter, out: Out) -> None:
     waited_ms = state.cluster_time_ms - waiter.since_ms
     hold, granted = grant(state, session, waiter, waiter.owner, waited_ms)
     if waiter.request_id is not None and session.requests is not None:
-        request = session.requests.by_id[waiter.request_id]
-        request.waiter, request.hold = None, hold
-        request.remember_grant(granted)
+        by_id = session.requests.by_id
+        fingerprint = by_id[waiter.request_id].fingerprint
+        by_id[waiter.request_id] = granted_request(fingerprint, hold, granted)
     out.append((waiter.attachment, granted))
 
 

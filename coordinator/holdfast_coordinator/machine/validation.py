@@ -44,7 +44,8 @@ def check_acquire(operation: Acquire, limits: Limits) -> Refused | None:
     if not 0 < count <= limits.keys_per_acquire_max:
         return bad_request("keys", f"1 to {limits.keys_per_acquire_max} keys, not {count}")
     for key in keys:
-        if refusal := check_key(key):
+        is_plain = 0 < len(key) <= KEY_CHARS_SURELY_SHORT and key.isprintable()
+        if not is_plain and (refusal := check_key(key)):
             return refusal
     if count > 1 and len(set(keys)) != count:
         return bad_request("keys", "a key is named twice")
@@ -119,8 +120,6 @@ def check_cancel(operation: Cancel) -> Refused | None:
 
 
 def check_key(key: str) -> Refused | None:
-    if 0 < len(key) <= KEY_CHARS_SURELY_SHORT and key.isprintable():
-        return None
     if not key:
         return bad_request("keys", "a key is empty")
     if FORBIDDEN_CHARACTERS.search(key):
