@@ -186,18 +186,33 @@ def end_hold(
     `said`: operator and reason of a forced end.
     """
     token, keys, context, terms = hold.token, hold.keys, hold.context, hold.terms
-    _unlink_hold(state, session, hold)
+    del state.holds[token]
+    del session.holds[token]
+    tasks = session.tasks
+    if context is not None and tasks is not None:
+        left = tasks[context] - 1
+        if left:
+            tasks[context] = left
+        else:
+            del tasks[context]
+    standing = state.standing
+    for key in keys:
+        stands = standing[key]
+        if type(stands) is Phase:
+            del stands.holds[token]
+            if stands.holds:
+                continue
+        del standing[key]
+    if state.limits.quotas:
+        quotas.count_hold(state, hold, -1)
     hold.ended = ended
-    totals = state.totals
-    if ended == "expired":
-        totals.expired_holds += 1
-    elif ended == "forced":
-        totals.forced_holds += 1
+    if ended in UNCLEAN:
+        _count_unclean(state, ended)
     else:
-        totals.releases += 1
-    if state.checkpoints and terms.mode == "exclusive" and ended not in UNCLEAN:
-        for key in keys:
-            drop_checkpoint(state, key)
+        state.totals.releases += 1
+        if state.checkpoints and terms.mode == "exclusive":
+            for key in keys:
+                drop_checkpoint(state, key)
     state.history.hold_ended(token, session.id, keys, ended, floor)
     now_ms = state.cluster_time_ms
     record: tuple[Any, ...] = (
@@ -217,27 +232,11 @@ def end_hold(
     state.trail.append(record + said if said else record, len(keys))
 
 
-def _unlink_hold(state: State, session: Session, hold: Hold) -> None:
-    token, context = hold.token, hold.context
-    del state.holds[token]
-    del session.holds[token]
-    tasks = session.tasks
-    if context is not None and tasks is not None:
-        left = tasks[context] - 1
-        if left:
-            tasks[context] = left
-        else:
-            del tasks[context]
-    standing = state.standing
-    for key in hold.keys:
-        stands = standing[key]
-        if type(stands) is Phase:
-            del stands.holds[token]
-            if stands.holds:
-                continue
-        del standing[key]
-    if state.limits.quotas:
-        quotas.count_hold(state, hold, -1)
+def _count_unclean(state: State, ended: Ended) -> None:
+    if ended == "expired":
+        state.totals.expired_holds += 1
+    else:
+        state.totals.forced_holds += 1
 
 
 def drop_checkpoint(state: State, key: str) -> None:
