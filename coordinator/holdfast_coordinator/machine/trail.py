@@ -109,7 +109,8 @@ class Trail:
             self._seal()
 
     def _seal(self) -> None:
-        packed = pack(self.open)
+        # Copied, because it is kept: what msgspec returns has room to grow behind it, up to half of its length.
+        packed = bytes(memoryview(pack(self.open)))
         block = Block(
             self.open_first, len(self.open), packed, chain(self.head, self.open_first, packed)
         )
