@@ -66,7 +66,7 @@ class Deadlines:
 
     def sweep(self, state: State) -> None:
         """Rebuild the heap when left-overs dominate it. Changes no order: items are totally ordered."""
-        if len(self.heap) <= DEADLINES_SLACK:
+        if len(self.heap) <= DEADLINES_SLACK:  # whatever lives; asked after every entry
             return
         sessions, waiters, closures = state.sessions, state.waiters, state.closures
         if len(self.heap) <= 2 * (len(sessions) + len(waiters) + len(closures)) + DEADLINES_SLACK:
