@@ -114,7 +114,7 @@ def test_replay_tells_the_story(capsys: pytest.CaptureFixture[str], tmp_path) ->
     """Plan, trace hash and verdict are printed; trace and history are written where they are asked for."""
     assert main(["replay", "11", "--fault-seconds", "6", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "  power  for " in printed
+    assert "  rolling-restart  for " in printed
     assert printed.endswith("valid\n")
     assert (tmp_path / "trace.txt").stat().st_size > 10_000
     assert '"type": "operation"' in (tmp_path / "history.jsonl").read_text()
