@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import textwrap
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -184,7 +185,9 @@ def _line(row: Row) -> str:
     """Of the page."""
     by_run = row.by == "run"
     how = {"run": "yes", "test": "yes, by test", "absent": "impossible, watched by test"}[row.by]
-    why = row.why.replace("|", "/")[:REASON_CHARS_MAX] if by_run else f"`{row.why}`"
+    why = (
+        textwrap.shorten(row.why.replace("|", "/"), REASON_CHARS_MAX) if by_run else f"`{row.why}`"
+    )
     cells = (row.name, row.weakens, row.story, how if row.found else "**NO**", f"{row.seeds:.0f}" if by_run else "",
              f"{row.seconds:.1f}", f"{row.slowest:.1f}", row.stock, why)  # fmt: skip
     return f"| {' | '.join(cells)} |"
