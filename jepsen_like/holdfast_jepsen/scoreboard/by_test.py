@@ -161,8 +161,9 @@ def _never_beyond_its_own_end(ack: Ack, match_index: int, last: int) -> int:
     return max(ack.next_index, match_index + 1, 2)
 
 
-async def _decides_at_once(self: Engine, kernel: Kernel) -> None:
-    self._planned_wait = 0.0
+def _decides_at_once(self: Engine, kernel: Kernel) -> bool:
+    del self, kernel
+    return False
 
 
 def _same_name(self: SnapshotStore, index: int) -> str:
@@ -258,7 +259,7 @@ BY_TEST = (
            (Journal, "_check", lambda self: None)),
     ByTest("decides-first", "D25", "after a stall the deadline is looked at before the sockets",
            "tests/raft/test_engine.py::test_d25_after_a_stall_sockets_are_read_before_an_election",
-           (Engine, "_read_before_deciding", _decides_at_once)),
+           (Engine, "_reads_first", _decides_at_once)),
     ByTest("library-queue", "D26", "the library's queue takes commands",
            "tests/raft/test_engine_page.py::test_d26_stock_fails_a_command_that_it_has_queued_and_ours_has_no_queue",
            (library.Raft, "_applyCommand", library.Raft.__mro__[1].__dict__["_applyCommand"])),
