@@ -112,7 +112,9 @@ def test_a_temporary_file_that_is_not_the_one_reported_is_not_adopted(
     info = write_snapshot(files, name, cluster="c", index=20, term=3, payload=PAYLOAD)
     with pytest.raises(Unreadable, match="another snapshot"):
         made.adopt(name, SnapshotInfo(20, 4, info.length, info.digest))
-    files.open(name).truncate(HEADER_BYTES + 3)
+    cut = files.open(name).read(0, HEADER_BYTES + 3)
+    files.remove(name)
+    files.create(name).write(0, cut)
     with pytest.raises(Unreadable, match="bytes, "):
         made.adopt(name, info)
     assert made.newest == describe(12, 3, PAYLOAD)

@@ -66,7 +66,7 @@ Effect = Write | Resize | Link | Unlink
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is about to happen. `call`: create, rename, remove, sync directory, write, reserve, truncate, sync."""
+    """What is about to happen. `call`: create, rename, remove, sync directory, write, reserve, sync."""
 
     call: str
     name: str
@@ -277,10 +277,6 @@ class MemoryFile:
         if len(self._bytes) < size:
             self._disk.step("reserve", self.name)
             self._disk.do(Resize(self._inode, size))
-
-    def truncate(self, size: int) -> None:
-        self._disk.step("truncate", self.name)
-        self._disk.do(Resize(self._inode, size))
 
     def sync(self) -> None:
         def is_covered(effect: Effect) -> bool:

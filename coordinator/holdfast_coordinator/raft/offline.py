@@ -60,7 +60,8 @@ def inspect(path: Path) -> Found:
     numbers = [name for name in files.names() if _segment_number(name)]
     if not numbers:
         raise JournalError(f"{path} holds no journal")
-    before = files.files[numbers[-1]].size()
+    newest = files.files[numbers[-1]]
+    written = len(newest.read(0, newest.size()).rstrip(b"\0"))
     journal = Journal(DataDirectory(files, cluster, node, directory_id, boots))
     entries = tuple(journal[:])
     return Found(
@@ -74,7 +75,7 @@ def inspect(path: Path) -> Found:
         first_index=entries[0][1] if entries else 0,
         last_index=entries[-1][1] if entries else 0,
         commit_index=journal.getRaftCommitIndex(),
-        torn_bytes=before - files.files[numbers[-1]].size() if journal._is_torn else 0,
+        torn_bytes=max(written - journal._offset, 0) if journal._is_torn else 0,
         entries=entries,
     )
 
@@ -129,9 +130,6 @@ class _CopiedFile:
         self._data[offset : offset + len(data)] = data
 
     def reserve(self, size: int) -> None: ...
-
-    def truncate(self, size: int) -> None:
-        del self._data[size:]
 
     def sync(self) -> None: ...
     def close(self) -> None: ...
