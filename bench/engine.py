@@ -261,7 +261,7 @@ def run_ours(who: str, in_flight: int, seconds: float, directory: Path) -> dict[
         make_certificates(directory)
         command.append("--tls")
     processes = [
-        subprocess.Popen([*command, "--node", name], stdout=subprocess.PIPE, text=True)  # noqa: S603
+        subprocess.Popen([*command, "--node", name], stdout=subprocess.PIPE, text=True)  # noqa: S603 - programs of ours
         for name in NAMES
     ]
     result: dict[str, float] = json.loads(
@@ -275,7 +275,7 @@ def run_prototype(path: str, in_flight: int, seconds: float, directory: Path) ->
     addresses = [f"127.0.0.1:{port}" for port in free_ports()]
     environment = {**os.environ, "PROTOTYPE_DIR": str(directory)}
     processes = [
-        subprocess.Popen(  # noqa: S603
+        subprocess.Popen(  # noqa: S603 - programs of ours
             [sys.executable, path, address, ",".join(addresses), str(in_flight), str(seconds)],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # it logs every entry that it cuts away

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -105,10 +105,10 @@ def node_report_view(
         clock_us=report.clock_us,
         boot=report.boot,
         stalls=vitals.stalls,
-        peers=[PeerView(**_fields(peer)) for peer in report.peers],
-        syncs=SyncsView(**_fields(vitals.syncs)),
+        peers=[PeerView(**asdict(peer)) for peer in report.peers],
+        syncs=SyncsView(**asdict(vitals.syncs)),
         storage=_storage(status, vitals),
-        certificates=[CertificateView(**_fields(each)) for each in vitals.certificates],
+        certificates=[CertificateView(**asdict(each)) for each in vitals.certificates],
         settings=dict(vitals.settings),
         locks=LocksView(
             *(getattr(counts, name) for name in LocksView.__struct_fields__),
@@ -121,7 +121,3 @@ def _storage(status: ClusterStatus, vitals: Vitals) -> StorageView:
     return StorageView(
         storage.journal_bytes, storage.log_entries, storage.snapshot_index, vitals.disk_free_bytes
     )
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return dataclasses.asdict(value)

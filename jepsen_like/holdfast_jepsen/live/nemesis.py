@@ -291,28 +291,32 @@ class Nemesis:
         )
 
     async def _slow(self, fault: Fault, rng: Rng) -> bool:
-        network, milliseconds = self._cluster.network, rng.choice((20, 80, 300))
-        slow = rng.sample(self._cluster.names, rng.between(1, len(self._cluster.names)))
-        self._note(fault, f"{', '.join(slow)} send {milliseconds} ms late")
-        for name in slow:
-            await network.slow(name, milliseconds)
-        await asyncio.sleep(fault.duration / SECOND)
-        disturbed = [await network.disturbed(name) for name in slow]
-        for name in slow:
-            await network.slow(name, 0)
-        return any(disturbed)
+        milliseconds = rng.choice((20, 80, 300))
+        how = f"send {milliseconds} ms late"
+        return await self._impair(fault, rng, how, self._cluster.network.slow, milliseconds)
 
     async def _loss(self, fault: Fault, rng: Rng) -> bool:
-        network, percent = self._cluster.network, rng.choice((5, 20, 50))
-        lossy = rng.sample(self._cluster.names, rng.between(1, len(self._cluster.names)))
-        self._note(fault, f"{', '.join(lossy)} lose {percent} % of what they send")
-        for name in lossy:
-            await network.lose(name, percent)
+        percent = rng.choice((5, 20, 50))
+        how = f"lose {percent} % of what they send"
+        return await self._impair(fault, rng, how, self._cluster.network.lose, percent)
+
+    async def _impair(
+        self,
+        fault: Fault,
+        rng: Rng,
+        how: str,
+        impair: Callable[[str, int], Awaitable[None]],
+        much: int,
+    ) -> bool:
+        names = rng.sample(self._cluster.names, rng.between(1, len(self._cluster.names)))
+        self._note(fault, f"{', '.join(names)} {how}")
+        for name in names:
+            await impair(name, much)
         await asyncio.sleep(fault.duration / SECOND)
-        lost = [await network.disturbed(name) for name in lossy]
-        for name in lossy:
-            await network.lose(name, 0)
-        return any(lost)
+        disturbed = [await self._cluster.network.disturbed(name) for name in names]
+        for name in names:
+            await impair(name, 0)
+        return any(disturbed)
 
     def _others(self, name: str) -> list[str]:
         return [other for other in self._cluster.names if other != name]
