@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 from holdfast_coordinator.machine import check_invariants
 from holdfast_coordinator.machine.outcomes import Granted, Queued
 from holdfast_coordinator.raft import shield
-from holdfast_coordinator.raft.messages import Ack, Append, Vote, VoteRequest
+from holdfast_coordinator.raft.messages import (
+    ENTRY_ADMIT,
+    Ack,
+    Append,
+    Vote,
+    VoteRequest,
+    parse_admission,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -47,8 +54,6 @@ class _Node:
     acknowledged: tuple[int, int] = (0, 0)
     """(index, term of that entry): said to be on disk in the newest acknowledgement."""
     was_leader_in: int = -1
-    forgot_votes_to: int = -1
-    """Its disk was lost when this was the highest term; it knows of no vote up to there."""
     replaced: set[str] = field(default_factory=set)
     """Peers whose disk was lost since it began to lead: it learns of that in its own time (D37)."""
     matches: dict[str, int] = field(default_factory=dict)
@@ -63,6 +68,11 @@ class RaftInvariants:
         self.commands: dict[tuple[int, int], tuple[bytes, int | None]] = {}
         self.leaders: dict[int, str] = {}
         self.votes: dict[tuple[str, int], str] = {}
+        """(node, term) -> for whom, as its present disk knows."""
+        self.lost_votes: dict[tuple[str, int], str] = {}
+        """The same of disks that were lost."""
+        self.admitted_in: dict[str, int] = {}
+        """Node -> the term of the entry that admitted its present disk."""
         self.committed: dict[int, int] = {}
         """Index -> term, for every entry that any node has called committed."""
         self.highest_committed = 0
@@ -109,8 +119,7 @@ class RaftInvariants:
                 f"{server.name} started in term {kernel.term}, and had spoken in {known.promised_term}"
             )
         vote = self.votes.get((server.name, journal.getCurrentTerm()))
-        is_known = journal.getCurrentTerm() > known.forgot_votes_to
-        if is_known and vote is not None and journal.getVotedForNodeId() != vote:
+        if vote is not None and journal.getVotedForNodeId() != vote:
             self.violated(
                 f"{server.name} voted for {vote} in term {journal.getCurrentTerm()} and, after a "
                 f"start, knows of {journal.getVotedForNodeId()}"
@@ -128,9 +137,13 @@ class RaftInvariants:
                 )
 
     def forget(self, name: str) -> None:
-        """Its disk was lost, and with it what it had promised; its votes it must not give again all the same."""
-        terms = max(known.term for known in self._nodes.values())
-        self._nodes[name] = _Node(forgot_votes_to=terms)
+        """Its disk was lost, and with it what it had promised. Its votes it must not give again all the same, unless in a term
+        after that of its admission, where nobody can win by the lost one any more (docs/engine.md has the proof)."""
+        self._nodes[name] = _Node()
+        self.admitted_in.pop(name, None)
+        for node, term in list(self.votes):
+            if node == name:
+                self.lost_votes[node, term] = self.votes.pop((node, term))
         for known in self._nodes.values():
             known.replaced.add(name)
 
@@ -149,6 +162,8 @@ class RaftInvariants:
         known = self.commands.get((index, term))
         if known is None:
             self.commands[index, term] = command, previous
+            if command[:1] == ENTRY_ADMIT:
+                self.admitted_in.setdefault(parse_admission(command)[0], term)
         elif command[:1] == b"\x10" and known[0][:1] == b"\x10" and known[0] != command:
             self.violated(f"{node} has another entry {index} of term {term} than somebody else")
         elif previous is not None and known[1] is not None and known[1] != previous:
@@ -192,6 +207,11 @@ class RaftInvariants:
         before = self.votes.setdefault((node, term), candidate)
         if before != candidate:
             self.violated(f"{node} voted for {before} and for {candidate} in term {term}")
+        lost = self.lost_votes.get((node, term), candidate)
+        if lost != candidate and term <= self.admitted_in.get(node, term):
+            self.violated(
+                f"{node} voted for {lost}, lost its disk, and voted for {candidate} in term {term}"
+            )
 
     def _on_leader(self, node: str, term: int) -> None:
         before = self.leaders.setdefault(term, node)
@@ -227,7 +247,10 @@ class RaftInvariants:
         known.term, known.commit, known.applied = term, commit, applied
 
     def _leader_was_elected(self, name: str, term: int) -> None:
-        votes = sum(self.votes.get((each, term)) == name for each in self._nodes)
+        votes = sum(
+            name in (self.votes.get((each, term)), self.lost_votes.get((each, term)))
+            for each in self._nodes
+        )
         if votes < self._majority:
             self.violated(f"{name} leads term {term} with {votes} votes")
 
