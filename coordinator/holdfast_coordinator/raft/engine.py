@@ -89,9 +89,12 @@ LISTEN_ATTEMPTS_HINT = "stop the program that uses it, or change the address in 
 log = logging.getLogger(__name__)
 
 
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 def boot_clock() -> float:
     """Seconds since the machine started, also those spent in suspend (D30)."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime(_BOOT_CLOCK)
 
 
 @dataclass(frozen=True, slots=True)

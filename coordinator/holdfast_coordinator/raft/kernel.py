@@ -194,6 +194,8 @@ class Kernel:
         self._called_to_stand_in = -1
         """The term in which the leader asked this node to stand, if any."""
         self._published: tuple[str | None, int] | None = None
+        self._seen: tuple[object, int] = (None, -1)
+        """The same, as the library keeps it."""
         self._snapshots = snapshots
         self._sender: Sender | None = None
         self._receiver: Receiver | None = None
@@ -202,8 +204,6 @@ class Kernel:
         """When a leader says, at the latest, what it has committed and not told yet."""
         self._tells_commit = False
         """Whether it does so in this tick: it committed it in an earlier one."""
-        self._has_put_off = False
-        """Whether the present tick's predecessor left what is committed to its successor."""
         self._behind: set[str] = set()
         restored = None
         if snapshots is not None:
@@ -458,6 +458,8 @@ class Kernel:
         self._journal.sync()
         answers, self._answers = self._answers, []
         self._deliver([item for item in map(self._still_true, answers) if item], deliver)
+        if answers and self.commit_index > self.applied_index:
+            self.apply_committed()
 
     def cut_log(self, first_index: int) -> None:
         """Forget the entries before `first_index`, which a snapshot covers; durable when this returns.
@@ -545,8 +547,8 @@ class Kernel:
         somebody waits for it there: then it lets one round pass, at most."""
         raft = self._raft
         applied: int = raft._SyncObj__raftLastApplied
-        if self._puts_off():
-            return False
+        if self._answers and not self.is_leader:
+            return False  # the leader waits for them: what is committed is applied as soon as they have left
         waits = False
         end: int = min(raft._SyncObj__raftCommitIndex, applied + APPLY_PER_TICK_MAX)
         first = self._journal[0][1]
@@ -570,11 +572,6 @@ class Kernel:
             by = self._clock() + (0.0 if waits else COMMIT_TOLD_WITHIN_SECONDS)
             self._tells_commit_by = min(self._tells_commit_by, by)
         return False
-
-    def _puts_off(self) -> bool:
-        """A follower that owes its leader an answer gives that first: callers wait for it. Once; the next tick applies."""
-        self._has_put_off = not self._has_put_off and not self.is_leader and bool(self._answers)
-        return self._has_put_off
 
     def library_sends(self, peer: str, message: dict[str, Any]) -> None:
         """Queue what the library says, in our own schema; what it must not say is dropped."""
@@ -617,8 +614,12 @@ class Kernel:
         self._raft._SyncObj__newAppendEntriesTime = 0.0
 
     def _publish(self) -> None:
-        state = self.leader, self.term
-        if state != self._published:
+        raft = self._raft
+        leader, term = raft._SyncObj__raftLeader, raft._SyncObj__raftCurrentTerm
+        if leader is not self._seen[0] or term != self._seen[1]:
+            # Asked many times a round, so that nobody is told late.
+            self._seen = leader, term
+            state = self.leader, self.term
             before, self._published = self._published, state
             if self._sender is not None:
                 self._sender.close()  # offers are of one leader in one term
