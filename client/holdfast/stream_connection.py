@@ -256,6 +256,9 @@ class StreamConnection:
                     self._lose("the node ended it")
                     return
                 self._take(message.data)
+                await asyncio.sleep(
+                    0
+                )  # whoever has an answer goes on before the next frame is looked at, which may be here already
         except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
             self._lose(f"{type(error).__name__}: {error}")
         finally:

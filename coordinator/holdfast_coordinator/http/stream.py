@@ -78,6 +78,8 @@ class StreamCalls:
         self.watchers = watchers
         self.patience_seconds = patience_seconds
         self._connections: set[_Connection] = set()
+        self.answering: set[_Connection] = set()
+        """Those that have something to say, which leaves with the end of this turn of the loop, or of this entry."""
         self._losses = calls.node.machine.losses
         self._leader = calls.node.leader
         self._telling: asyncio.TimerHandle | None = None
@@ -117,6 +119,9 @@ class StreamCalls:
 
     def _applied(self) -> None:
         """Called after every entry, of which the first is a new leader's own. Leaders and leases are lost seldom."""
+        # The client goes on with the answers of this entry while the next one is applied.
+        for connection in tuple(self.answering):
+            connection.flush()
         if self.calls.node.leader not in (self._leader, None):
             self._leader = self.calls.node.leader
             for connection in self._connections:
@@ -185,7 +190,6 @@ class _Connection:
         self._has_rates = bool(stream.rates)
         self._open: set[_Call] = set()
         self._answers: list[Any] = []
-        self._is_scheduled = False
         self._is_ended = False
         self._identity = identity_of(request)
         self._watches: dict[int, tuple[Watch, asyncio.Task[None]]] = {}
@@ -196,7 +200,7 @@ class _Connection:
         """Take frames until the connection ends."""
         self.say(frames.hello(self._stream.calls.node.status().node))
         self.tell_leader()
-        self._flush()
+        self.flush()
         socket = self._socket
         while True:
             message = await socket.receive()
@@ -296,13 +300,12 @@ class _Connection:
 
     def say(self, entry: Sequence[Any]) -> None:
         self._answers.append(entry)
-        if not self._is_scheduled:
-            # What is answered in one turn of the loop leaves together.
-            self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+        if self not in self._stream.answering:
+            self._stream.answering.add(self)
+            asyncio.get_running_loop().call_soon(self.flush)
 
-    def _flush(self) -> None:
-        self._is_scheduled = False
+    def flush(self) -> None:
+        self._stream.answering.discard(self)
         answers, self._answers = self._answers, []
         transport = self._transport
         if not answers or self._is_ended or transport.is_closing():
@@ -363,11 +366,11 @@ class _Connection:
 
     async def go_away(self) -> None:
         """The node stops. What is answered until then has been sent."""
-        self._flush()
+        self.flush()
         await self._socket.close(code=stream_wire.CLOSE_GOING_AWAY, message=b"the node is stopping")
 
     def _close(self, code: int, why: bytes) -> None:
-        self._flush()
+        self.flush()
         payload = code.to_bytes(2, "big") + why
         self._transport.write(b"\x88" + bytes([len(payload)]) + payload)
         self._transport.close()
