@@ -71,7 +71,7 @@ def test_a_torn_tail_is_told_and_left_alone(data: Path) -> None:
     directory.close()
     segment = next(data.glob("journal-*"))
     torn = bytearray(segment.read_bytes())
-    torn[offset - 3 : offset] = b"\1\1\1"
+    torn[offset - 3 : offset] = bytes(3)
     segment.write_bytes(torn)
     before = snapshot_of(data)
     found = json.loads(run("verify", str(data), "--json").stdout)

@@ -93,6 +93,7 @@ class TestD14CodeVersionsAndNumbersOfMethods:
         follower.receive("n2", append(1, 4, commit=4))
         for _ in range(3):
             follower.tick()
+            say(follower)
         assert host.payloads == [b"%d in term 1" % index for index in (2, 3, 4)]
 
 

@@ -468,6 +468,11 @@ class Journal:
                 f"{damage.what}, but whole entries follow at offset {after}: this was on disk once"
             )
             self._refuse(name, damage.offset, what)
+        if not segments.is_missing_something(data, self._offset, self._directory_id):
+            what = (
+                f"{damage.what}, but nothing of it is missing: it has changed since it was written"
+            )
+            self._refuse(name, damage.offset, what)
 
     def _refuse(self, name: str, offset: int, what: str) -> NoReturn:
         raise JournalError(f"{self._files.path / name}, offset {offset}: {what}. {_ADVICE}")

@@ -20,8 +20,11 @@ That question decides what damage means. A group is written only after the one b
     time 1   group 8 is written (perhaps in part, perhaps its end before its beginning)
     time 2   the power fails before the sync of group 8 returns: nothing of it was acknowledged
 
-So a group that does not check, with no later group behind it, is a torn tail and may be dropped whole;
+So a group that does not check, with no later group behind it, may be a torn tail and be dropped whole;
 with a later group behind it, it had been synced, and damage to it is damage to acknowledged entries.
+It is torn only if something of it is missing: the space was zeros before, so a write that was cut off leaves
+zeros at its end or its beginning, and one of which a sector never arrived leaves that sector zero. A group that is there in
+full and does not check was on disk once, and has changed.
 
 This module does not know files, nor what to do about damage.
 """
@@ -52,6 +55,9 @@ _CRC = struct.Struct("<I")
 _RECORD_WITH_CRC = struct.Struct("<IIQQ")
 GROUP_HEADER_BYTES = _GROUP.size + _CRC.size
 RECORD_HEADER_BYTES = _RECORD_WITH_CRC.size
+
+SECTOR_BYTES = 512
+"""What a drive writes whole or not at all; larger ones are made of these."""
 
 _FLAG_RESET = 1
 
@@ -190,6 +196,20 @@ def decode_segment(data: bytes, header: SegmentHeader, directory_id: bytes) -> S
     if data.count(0, offset) == len(data) - offset:
         damage = None  # space that was reserved and never used
     return Segment(groups, last, offset, sequence, chain, damage)
+
+
+def is_missing_something(data: bytes, offset: int, directory_id: bytes) -> bool:
+    """Whether the group at `offset`, which does not check, was not written whole."""
+    fields = _header_fields(data, offset, directory_id)
+    body_bytes = 0 if fields is None else fields[7]
+    written = len(data.rstrip(b"\0"))
+    if data[offset] == 0 or written < offset + GROUP_HEADER_BYTES + body_bytes:
+        return True  # its beginning, or its end
+    starts = [offset, *range(offset - offset % SECTOR_BYTES + SECTOR_BYTES, written, SECTOR_BYTES)]
+    ends = [*starts[1:], written]
+    return any(
+        data.count(0, start, end) == end - start for start, end in zip(starts, ends, strict=True)
+    )
 
 
 def later_group(data: bytes, offset: int, sequence: int, directory_id: bytes) -> int | None:
