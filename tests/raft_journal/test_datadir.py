@@ -95,6 +95,28 @@ def test_an_unreadable_boot_counter_is_never_guessed(content) -> None:
         opened(disk)
 
 
+def test_a_flipped_bit_in_the_boot_counter_is_refused() -> None:
+    """A lower number would give two lives of the node one boot, and each the other's outcomes."""
+    disk = MemoryDisk()
+    for _ in range(3):
+        opened(disk).close()
+    content = disk.contents(PATH, "boot")
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        disk.damage(PATH, "boot", bytes(flipped))
+        with pytest.raises(EngineFailure, match="boot cannot be read"):
+            opened(disk)
+
+
+def test_a_boot_counter_that_was_mended_by_hand_is_taken() -> None:
+    """As the sentence of the refusal says."""
+    disk = MemoryDisk()
+    opened(disk).close()
+    disk.damage(PATH, "boot", b"70\n")
+    assert opened(disk).boot == 71
+
+
 def test_a_path_that_is_a_file_is_a_sentence(tmp_path) -> None:
     (tmp_path / "n1").write_text("")
     with pytest.raises(EngineFailure, match="cannot be used"):

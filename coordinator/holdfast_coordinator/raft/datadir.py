@@ -5,8 +5,9 @@ does not fit is refused before anything in it is changed.
 
     lock           flock of the running node; holds its process id
     identity.json  format, cluster, node, and a random id of this very directory; written once
-    boot           how many times the directory was opened; on disk before `open` returns, so that no
-                   two lives of a node ever share a number
+    boot           how many times the directory was opened, and the CRC-32C of that number in hexadecimal; on disk
+                   before `open` returns, so that no two lives of a node ever share a number. Without the checksum it
+                   was written by hand
     limits         a digest of the limits under which its log was decided (`check_limits`)
 
 It does not know the journal (journal.py), which keeps its own files beside these.
@@ -20,6 +21,8 @@ import os
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from crc32c import crc32c
 
 from holdfast_coordinator.raft.disk import (
     TEMPORARY_SUFFIX,
@@ -154,7 +157,7 @@ def _first_identity(
             "name an empty or missing directory, or restore that file"
         )
     identity = new_id(ID_BYTES)
-    replace_file(files, BOOT_NAME, b"0\n")
+    write_boots(files, 0)
     write_identity(files, cluster=cluster, node=node, identity=identity)
     return identity
 
@@ -186,17 +189,30 @@ def check_limits(files: Directory, digest: bytes) -> None:
 
 
 def _next_boot(files: Directory) -> int:
-    try:
+    text = b""
+    with contextlib.suppress(FileNotFoundError):
         text = read_file(files, BOOT_NAME)
-    except FileNotFoundError:
-        text = b""
-    if not (text.endswith(b"\n") and text[:-1].isdigit()):
+    boots = parse_boots(text)
+    if boots is None:
         # Guessing a number would let two lives of this node share one, and the machine would
         # skip, or execute twice, what this node sends.
         raise EngineFailure(
             f"{files.path / BOOT_NAME} cannot be read; write into it a number that is larger than "
             "any boot of this node in its logs, and a line feed"
         )
-    boot = int(text) + 1
-    replace_file(files, BOOT_NAME, b"%d\n" % boot)
-    return boot
+    write_boots(files, boots + 1)
+    return boots + 1
+
+
+def write_boots(files: Directory, boots: int) -> None:
+    """How many times it was opened."""
+    number = b"%d" % boots
+    replace_file(files, BOOT_NAME, b"%s %08x\n" % (number, crc32c(number)))
+
+
+def parse_boots(text: bytes) -> int | None:
+    """None: the file has been damaged."""
+    number, _, checksum = text.removesuffix(b"\n").partition(b" ")
+    if not text.endswith(b"\n") or not number.isdigit():
+        return None
+    return int(number) if checksum in (b"", b"%08x" % crc32c(number)) else None

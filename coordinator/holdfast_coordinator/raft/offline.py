@@ -13,7 +13,12 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from holdfast_coordinator.raft.datadir import BOOT_NAME, IDENTITY_NAME, DataDirectory
+from holdfast_coordinator.raft.datadir import (
+    BOOT_NAME,
+    IDENTITY_NAME,
+    DataDirectory,
+    parse_boots,
+)
 from holdfast_coordinator.raft.errors import JournalError
 from holdfast_coordinator.raft.journal import Journal, _segment_number
 from holdfast_coordinator.raft.vote import VOTE_NAME
@@ -49,7 +54,9 @@ def inspect(path: Path) -> Found:
     try:
         identity = json.loads((path / IDENTITY_NAME).read_bytes())
         cluster, node, directory_id = (str(identity[key]) for key in ("cluster", "node", "id"))
-        boots = int((path / BOOT_NAME).read_bytes())
+        boots = parse_boots((path / BOOT_NAME).read_bytes())
+        if boots is None:
+            raise ValueError(f"{BOOT_NAME} is damaged")
         files = _Copy(path)
     except FileNotFoundError as error:
         raise JournalError(

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 
 from holdfast_coordinator.raft import recovery
 from holdfast_coordinator.raft.datadir import (
-    BOOT_NAME,
     ID_BYTES,
     LOCK_NAME,
     DataDirectory,
     lock,
+    write_boots,
     write_identity,
 )
-from holdfast_coordinator.raft.disk import Directory, Disk, OsDisk, replace_file
+from holdfast_coordinator.raft.disk import Directory, Disk, OsDisk
 from holdfast_coordinator.raft.errors import EngineFailure
 from holdfast_coordinator.raft.journal import Journal
 from holdfast_coordinator.raft.peers import PeerBook
@@ -119,5 +119,5 @@ def _fill(
     PeerBook.found_from(
         files, node=node, directory=directory_id, members=members, start=info.digest
     )
-    replace_file(files, BOOT_NAME, b"0\n")
+    write_boots(files, 0)
     write_identity(files, cluster=seed.cluster, node=node, identity=directory_id)
