@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Link = tuple[str, str]
 
+OUTAGE_AGAIN = 0.2
+"""Part of the outages of all nodes that come although nothing was answered since the one before."""
+
 
 class Nemesis:
     """See the module. `fired` counts, by kind, the faults that had an effect."""
@@ -29,6 +32,8 @@ class Nemesis:
         """At which of the named points somebody was killed."""
         self.planned = Counter(fault.kind for fault in plan)
         self.is_over = False
+        self._done_at_outage = -1
+        """What had been answered when all nodes lost their power last."""
         self._waiting: Counter[str] = Counter()
         """Faults of messages that have not hit one yet."""
         self.cluster = cluster
@@ -38,7 +43,7 @@ class Nemesis:
             "kill": lambda f, r: self._kill(self._any(r), f),
             "kill-leader": lambda f, r: self._kill(self._leader(), f),
             "power": lambda f, r: self._power([self._any(r)], f, r),
-            "power-all": lambda f, r: self._power(cluster.servers, f, r),
+            "power-all": self._power_all,
             "crash-at-step": self._crash_at_step,
             "pause": lambda f, r: self._pause(self._any(r), f),
             "pause-leader": lambda f, r: self._pause(self._leader(), f),
@@ -130,6 +135,14 @@ class Nemesis:
             server.lose_power(rng)
             self._later(fault, server.start)
         return bool(hit)
+
+    def _power_all(self, fault: Fault, rng: Rng) -> bool:
+        """Seldom again before anything was answered: plans of many would be nothing else."""
+        done = self._cluster.done
+        if done == self._done_at_outage and not rng.chance(OUTAGE_AGAIN):
+            return False
+        self._done_at_outage = done
+        return self._power(self._cluster.servers, fault, rng)
 
     def _crash_at_step(self, fault: Fault, rng: Rng) -> bool:
         server = self._any(rng)
