@@ -269,7 +269,7 @@ class Nemesis:
         away = max(fault.duration // 2, second)
         network = self._cluster.network
         self._waiting[fault.kind] += 1
-        network.lost_chunks = rng.choice((0.1, 0.5))
+        network.lost_chunks = rng.choice((0.3, 0.8))
         server.kill()
         for other in self._cluster.servers:
             self.after(away - second // 4, other.take_snapshot)

@@ -26,6 +26,10 @@ KINDS = (
 )  # fmt: skip
 
 
+CERTAIN = ("kill", "pause", "isolate", "power", "skew", "slow-links")
+"""Kinds that need nothing to be under way. Every seed has one of them or another: a run that nothing has hit proves nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """`draw` seeds whatever the fault still has to choose: which node, which side."""
@@ -44,7 +48,10 @@ def draw(
 ) -> list[Fault]:
     """A swarm: each seed has its own few kinds of faults and its own rate. `kinds`: these, and a high rate."""
     mean_gap = (300 if kinds else rng.choice((300, 800, 2000))) * MILLISECOND * pace
-    kinds = kinds or tuple(rng.sample(KINDS, rng.between(1, 6)))
+    if not kinds:
+        kinds = tuple(rng.sample(KINDS, rng.between(1, 6)))
+        if not set(kinds) & set(CERTAIN):
+            kinds += (rng.choice(CERTAIN),)
     plan: list[Fault] = []
     at = begin
     while True:
