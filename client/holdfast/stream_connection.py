@@ -91,6 +91,7 @@ class StreamConnection:
         self._window = 1
         self._frame_operations_max = 1
         self._frame_bytes_max = numbers.FRAME_BYTES_MAX
+        self._is_scheduled = False
         self._frames_on_way: set[int] = set()
         self._last_frame = 0
         self._wake = asyncio.Event()
@@ -149,7 +150,11 @@ class StreamConnection:
         self._asked[number] = asked
         is_prompt = entry[0] != numbers.ACQUIRE or entry[5] == 0
         self._waiting.append((number, is_prompt, packed))
-        self._wake.set()  # the writer comes in the next turn of the loop: what is asked in this one leaves together
+        if not self._is_scheduled:
+            # The writer comes two turns of the loop later: whoever has just been granted a lock gives it back a turn after another
+            # one has asked for it, and both leave together.
+            self._is_scheduled = True
+            self._loop.call_soon(self._wake.set)
         if give_up_at < self._timer_at:
             self._look_at(give_up_at)
         try:
@@ -212,6 +217,7 @@ class StreamConnection:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
+                self._is_scheduled = False
                 while waiting and len(self._frames_on_way) < FRAMES_ON_WAY_MAX:
                     frame = self._next_frame()
                     if frame:
