@@ -95,13 +95,9 @@ class Requester:
         tries: Tries | None = None
         while True:
             endpoint = self.endpoints.current
-            seconds = give_up_at - self.clock.now()
-            if seconds > attempt_seconds:
-                seconds = (
-                    attempt_seconds  # nearly always; two calls of `min` and `max` would cost more
-                )
+            seconds = min(attempt_seconds, max(give_up_at - self.clock.now(), 0.0))
             try:
-                answer = await self.transport.attempt(endpoint, request, seconds=max(seconds, 0.0))
+                answer = await self.transport.attempt(endpoint, request, seconds=seconds)
             except NotSent as error:
                 outcome = _Failed(Failure.NOT_SENT, str(error))
             except NoAnswer as error:

@@ -262,9 +262,8 @@ class StreamConnection:
                     self._lose("the node ended it")
                     return
                 self._take(message.data)
-                await asyncio.sleep(
-                    0
-                )  # whoever has an answer goes on before the next frame is looked at, which may be here already
+                # Whoever has an answer goes on before the next frame is looked at, which may be here already.
+                await asyncio.sleep(0)
         except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
             self._lose(f"{type(error).__name__}: {error}")
         finally:
