@@ -36,8 +36,9 @@ WINDOW_RESERVE: Final = 64
 
 FRAMES_ON_WAY_MAX: Final = 2
 """Frames of which nothing has been answered yet; what is asked meanwhile gathers for the next one. With two, a call that is alone,
-or beside one other, never waits; with many, a frame carries what the last answers have set free. Frames whose calls all wait for
-a lock do not count: they are answered when somebody lets go."""
+or beside one other, never waits; with many, a frame carries what the last answers have set free. Frames of nothing but renewals
+and of calls that wait for a lock do not count: these are answered when somebody lets go, and a node may gather renewals for a
+while (it gathers them for 50 ms), in which no acquire must stand behind them."""
 
 CLOSE_SECONDS: Final = 1.0
 """What a node gets to say that it has heard of the end; a frozen one never does."""
@@ -57,7 +58,7 @@ class _Asked:
         self.sent_at = sent_at
         self.give_up_at = give_up_at
         self.frame = 0
-        """In which it left; 0: not yet, or it waits for a lock and says nothing about how quick the node is."""
+        """In which it left; 0: not yet, or when it is answered says nothing about how quick the node is."""
 
 
 class StreamConnection:
@@ -86,7 +87,7 @@ class StreamConnection:
         self._numbers = itertools.count(1)
         self._asked: dict[int, _Asked] = {}
         self._waiting: deque[tuple[int, bool, bytes]] = deque()
-        """Number, whether it is answered without waiting for a lock, and the packed entry, of what has not left yet."""
+        """Number, whether it is answered at once (no renewal, no waiting for a lock), and the packed entry, of what has not left."""
         self._room: deque[asyncio.Future[None]] = deque()
         self._window = 1
         self._frame_operations_max = 1
@@ -148,7 +149,8 @@ class StreamConnection:
         # Packed here, one by one: what cannot be packed is its caller's to hear, and no reason for others to go without an answer.
         packed = self._pack(entry)
         self._asked[number] = asked
-        is_prompt = entry[0] != numbers.ACQUIRE or entry[5] == 0
+        kind = entry[0]
+        is_prompt = entry[5] == 0 if kind == numbers.ACQUIRE else kind != numbers.RENEW
         self._waiting.append((number, is_prompt, packed))
         if not self._is_scheduled:
             # The writer comes two turns of the loop later: whoever has just been granted a lock gives it back a turn after another

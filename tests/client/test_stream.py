@@ -36,6 +36,11 @@ def renewal(session: str = SESSION) -> Request:
     return Request("POST", "/v1/sessions/renew", {"session": session})
 
 
+def releasing(number: int) -> Request:
+    """What is answered at once, in one word."""
+    return Request("POST", "/v1/locks/release", {"session": SESSION, "token": number})
+
+
 def acquiring(number: int) -> Request:
     body = {"session": SESSION, "request_id": number, "key": f"k{number}", "wait_ms": 1_000}
     return Request("POST", "/v1/locks/acquire", body)
@@ -141,8 +146,7 @@ async def test_what_is_asked_while_frames_are_on_their_way_gathers(serve, transp
     node.frames.clear()
 
     async def ask(number: int) -> asyncio.Task[Answer]:
-        session = f"{SESSION}-{number}"
-        return asyncio.ensure_future(transport.attempt(node.url, renewal(session), seconds=20))
+        return asyncio.ensure_future(transport.attempt(node.url, releasing(number), seconds=20))
 
     async def frames(count: int) -> None:
         while len(node.frames) < count:
@@ -155,7 +159,7 @@ async def test_what_is_asked_while_frames_are_on_their_way_gathers(serve, transp
         await frames(number + 1)
     tasks += [await ask(number) for number in range(2, 7)]
     await node.push([99, 0, "an answer to nobody"])
-    await node.push([numbers.RENEW, node.frames[0][0][1], 10_000, []])
+    await node.push([numbers.RELEASE, node.frames[0][0][1]])
     await frames(3)
     assert [len(frame) for frame in node.frames] == [1, 1, 5]
     tasks.append(await ask(7))
@@ -176,16 +180,16 @@ async def test_what_has_not_left_in_time_took_no_effect(serve, transport):
     first = []
     for number in range(2):
         node.heard.clear()
-        attempt = transport.attempt(node.url, renewal(f"{SESSION}-{number}"), seconds=20)
+        attempt = transport.attempt(node.url, releasing(number), seconds=20)
         first.append(asyncio.ensure_future(attempt))
         await asyncio.wait_for(node.heard.wait(), 10)
-    late = asyncio.ensure_future(transport.attempt(node.url, renewal(), seconds=0.2))
+    late = asyncio.ensure_future(transport.attempt(node.url, releasing(7), seconds=0.2))
     while not late.done():  # the connection goes on to speak, so it is not taken for dead
         await node.push([99, 0, "alive"])
         await asyncio.wait({late}, timeout=0.02)
     assert isinstance(late.exception(), NotSent)
     node.heard.clear()
-    await node.push([numbers.RENEW, node.frames[0][0][1], 10_000, []])
+    await node.push([numbers.RELEASE, node.frames[0][0][1]])
     assert (await first[0]).status == 200
     assert [len(frame) for frame in node.frames] == [1, 1]
     first[1].cancel()
@@ -206,13 +210,14 @@ async def test_what_cannot_be_packed_is_told_to_its_caller_alone(serve, transpor
     assert len(node.sockets) == 1
 
 
-async def test_acquires_that_wait_hold_up_no_frame(serve, transport):
-    """They are answered when somebody lets go, which may be long."""
+@pytest.mark.parametrize("asking", [acquiring, lambda number: renewal(f"{SESSION}-{number}")])
+async def test_acquires_that_wait_and_renewals_hold_up_no_frame(serve, transport, asking):
+    """The ones are answered when somebody lets go, which may be long; the others a node gathers until something else comes."""
     node = await serve(Node(answer=lambda entry: None))
     asked = []
     for number in range(4):
         node.heard.clear()
-        attempt = transport.attempt(node.url, acquiring(number), seconds=20)
+        attempt = transport.attempt(node.url, asking(number), seconds=20)
         asked.append(asyncio.ensure_future(attempt))
         await asyncio.wait_for(node.heard.wait(), 10)
     for each in asked:
