@@ -18,6 +18,7 @@ import aiohttp
 import msgpack
 
 from holdfast import stream_wire as numbers
+from holdfast import wire
 from holdfast.attempts import NoAnswer, NotSent
 from holdfast.stream_frames import answer_of
 from holdfast.transport import ANSWER_BYTES_MAX, Answer
@@ -87,7 +88,7 @@ class StreamConnection:
         self._numbers = itertools.count(1)
         self._asked: dict[int, _Asked] = {}
         self._waiting: deque[tuple[int, bool, bytes]] = deque()
-        """Number, whether it is answered at once (no renewal, no waiting for a lock), and the packed entry, of what has not left."""
+        """Number, whether it is answered at once (no renewal, no wait for a lock), the packed entry: of what has not left yet."""
         self._room: deque[asyncio.Future[None]] = deque()
         self._window = 1
         self._frame_operations_max = 1
@@ -228,7 +229,8 @@ class StreamConnection:
             self._lose(f"{type(error).__name__}: {error}")
 
     def _next_frame(self) -> bytes:
-        """What nobody waits for any more is left out: it has been asked elsewhere since, or taken back. Empty: that was all."""
+        """What nobody waits for any more is left out: it has been asked elsewhere since, or taken back. Empty: nothing leaves.
+        What no frame can carry is refused here, as the node refuses the plain call: its frame would end the connection."""
         waiting, asked = self._waiting, self._asked
         self._last_frame = frame = self._last_frame + 1
         entries: list[bytes] = []
@@ -238,7 +240,10 @@ class StreamConnection:
             one = asked.get(number)
             if one is not None:
                 size += len(packed)
-                if size > self._frame_bytes_max and entries:
+                if size > self._frame_bytes_max:
+                    if not entries:
+                        waiting.popleft()
+                        _refuse(one, f"{len(packed)} bytes are more than a frame may have")
                     break
                 entries.append(packed)
                 if is_prompt:
@@ -359,6 +364,13 @@ class StreamConnection:
             if task is not asyncio.current_task():
                 task.cancel()
         self.on_closed()
+
+
+def _refuse(asked: _Asked, detail: str) -> None:
+    if not asked.future.done():
+        code = wire.Code.TOO_LARGE
+        problem = {"code": code.value, "status": wire.HTTP_STATUS[code], "detail": detail}
+        asked.future.set_result([numbers.REFUSED, 0, problem["status"], problem])
 
 
 def _array_of(entries: list[bytes]) -> bytes:

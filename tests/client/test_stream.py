@@ -210,6 +210,23 @@ async def test_what_cannot_be_packed_is_told_to_its_caller_alone(serve, transpor
     assert len(node.sockets) == 1
 
 
+@pytest.mark.parametrize("behind", [False, True])
+async def test_a_call_that_no_frame_can_carry_is_refused_alone(serve, transport, behind):
+    """Definite, as by the plain call. A frame of it would end the connection, and leave the outcomes of all others unknown."""
+    node = await serve(Node())
+    await transport.attempt(node.url, renewal(), seconds=5)
+    body = {"session": SESSION, "token": 1, "value": "x" * 65_536}
+    checkpoint = Request("POST", "/v1/locks/checkpoint", body)
+    asked = [transport.attempt(node.url, releasing(n), seconds=5) for n in range(2)]
+    asked.insert(int(behind), transport.attempt(node.url, checkpoint, seconds=5))
+    answers = await asyncio.gather(*asked)
+    refused = answers.pop(int(behind))
+    assert (refused.status, refused.body["code"]) == (413, "too_large")
+    assert [each.status for each in answers] == [200, 200]
+    assert max(len(msgpack.packb(frame)) for frame in node.frames) < 1_000
+    assert len(node.sockets) == 1
+
+
 @pytest.mark.parametrize("asking", [acquiring, lambda number: renewal(f"{SESSION}-{number}")])
 async def test_acquires_that_wait_and_renewals_hold_up_no_frame(serve, transport, asking):
     """The ones are answered when somebody lets go, which may be long; the others a node gathers until something else comes."""
