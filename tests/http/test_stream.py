@@ -330,6 +330,49 @@ async def test_a_watch_sends_no_more_than_its_client_has_room_for(caller, peer):
         assert [each["revision"] for each in (await watcher.hear())[2]] == [4, 5, 6]
 
 
+async def test_a_watch_that_ends_while_nothing_is_taken_ends_nothing_else(
+    caller, peer, monkeypatch
+):
+    """The other watch and the connection wait on until there is room for what is on its way, and then go on."""
+    waiting: asyncio.Queue[Any] = asyncio.Queue()
+
+    protocols: list[Any] = []
+
+    class Observed(stream._Connection):
+        async def run(self) -> None:
+            protocols.append(self._request.protocol)
+            await super().run()
+
+        async def _drained(self) -> bool:
+            waiting.put_nowait(self)
+            return await super()._drained()
+
+    monkeypatch.setattr(stream, "_Connection", Observed)
+    monkeypatch.setattr(stream, "UNSENT_HIGH_BYTES", 0)
+    await peer.ask(numbers.OPEN, 1, SESSION, 60_000)
+    async with connected(caller) as watcher:
+        for call in (7, 8):
+            assert (await watcher.ask(numbers.WATCH, call))[:2] == [numbers.WATCH, call]
+        [protocol] = protocols
+        protocol.pause_writing()
+        await happen(peer, "k", 1)
+        for _ in range(2):  # both watches wait
+            await asyncio.wait_for(waiting.get(), 10.0)
+        assert {(await watcher.hear())[1] for _ in range(2)} == {7, 8}
+        await watcher.say([numbers.UNWATCH, 7])
+        assert await watcher.hear() == [numbers.UNWATCH, 7]
+        await asyncio.wait_for(waiting.get(), 10.0)  # and so does what reads from the connection
+        protocol.resume_writing()
+        await watcher.say([numbers.RENEW, 9, SESSION])
+        token = await happen(peer, "k", 2)
+        is_answered, told = False, set()
+        while not is_answered or token not in told:
+            kind, call, *rest = await watcher.hear()
+            assert (kind, call) in ((numbers.RENEW, 9), (numbers.EVENTS, 8))
+            is_answered |= kind == numbers.RENEW
+            told |= {each["token"] for each in rest[0]} if kind == numbers.EVENTS else set()
+
+
 async def test_what_is_no_longer_kept_is_told_to_a_watch(peer, node):
     """Then it is over: the locks have to be read anew."""
     node.machine.trail.open_first = 100

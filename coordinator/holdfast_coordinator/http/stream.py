@@ -16,6 +16,7 @@ client is taken for dead, as a plain call's is at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aiohttp import WSMsgType, hdrs, web
@@ -193,6 +194,8 @@ class _Connection:
         self._is_ended = False
         self._identity = identity_of(request)
         self._watches: dict[int, tuple[Watch, asyncio.Task[None]]] = {}
+        self._draining: asyncio.Task[None] | None = None
+        """Ends when the connection takes more, or is over. One for whoever waits for that; nobody cancels it."""
         self._sessions: dict[str, _Told] = {}
         """Sessions that were used here, by their ids in the lock table."""
 
@@ -225,12 +228,17 @@ class _Connection:
     async def _drained(self) -> bool:
         if self._transport.get_write_buffer_size() < UNSENT_HIGH_BYTES:
             return True
-        try:
-            async with asyncio.timeout(self._stream.patience_seconds):
-                await self._request.writer.drain()
-        except TimeoutError:
-            return False
-        return True
+        # Time 0: two watches wait for the connection. aiohttp has one waiter for both, and for `run`. Time 1: the client wants no more
+        # of the first, whose task is cancelled. If that cancelled the waiter, the second and `run` would be cancelled with it.
+        if self._draining is None or self._draining.done():
+            loop = asyncio.get_running_loop()
+            self._draining = loop.create_task(self._drain(), name="stream: drain")
+        done, _ = await asyncio.wait({self._draining}, timeout=self._stream.patience_seconds)
+        return bool(done)
+
+    async def _drain(self) -> None:
+        with contextlib.suppress(ConnectionError):  # it is over: `run` hears of that
+            await self._request.writer.drain()
 
     def _take(self, data: bytes) -> bool:
         """One frame. False: it could not be read, and the connection is being closed."""
