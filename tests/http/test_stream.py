@@ -544,3 +544,14 @@ async def test_a_node_says_who_leads_if_it_is_another(caller, node):
         node.tell()
         await peer.say([numbers.OPEN, 1, SESSION, 10_000])
         assert (await peer.hear())[0] == numbers.OPEN
+
+
+async def test_who_comes_while_there_is_no_leader_is_told_of_the_next(caller, node):
+    """Also if that is the one that there was before."""
+    node.leader = "n2"
+    node.tell()
+    node.leader = None
+    async with connected(caller) as peer:
+        node.leader = "n2"
+        node.tell()
+        assert await peer.hear() == [numbers.LEADER, 0, "n2", "http://127.0.0.1:7602"]

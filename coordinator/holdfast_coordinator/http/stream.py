@@ -104,6 +104,8 @@ class StreamCalls:
         await socket.prepare(request)
         connection = _Connection(self, socket, request)
         self._connections.add(connection)
+        if self.calls.node.leader is None:
+            self._leader = None  # it has been told of none, and is told of the next also if that is the last one
         try:
             await connection.run()
         finally:
@@ -228,8 +230,8 @@ class _Connection:
     async def _drained(self) -> bool:
         if self._transport.get_write_buffer_size() < UNSENT_HIGH_BYTES:
             return True
-        # Time 0: two watches wait for the connection. aiohttp has one waiter for both, and for `run`. Time 1: the client wants no more
-        # of the first, whose task is cancelled. If that cancelled the waiter, the second and `run` would be cancelled with it.
+        # Time 0: two watches wait for the connection; aiohttp has one waiter for both, and for `run`. Time 1: the client wants no
+        # more of the first, whose task is cancelled. If that cancelled the waiter, the second and `run` would be cancelled with it.
         if self._draining is None or self._draining.done():
             loop = asyncio.get_running_loop()
             self._draining = loop.create_task(self._drain(), name="stream: drain")
