@@ -228,6 +228,15 @@ async def test_a_frame_of_too_many_bytes_ends_the_connection(peer):
     assert await peer.ended() == numbers.CLOSE_TOO_BIG
 
 
+async def test_a_frame_of_as_many_bytes_as_it_may_have_is_taken(peer):
+    """The bound is the last that is allowed."""
+    room = numbers.FRAME_BYTES_MAX - len(msgpack.packb([[numbers.RENEW, 1, "x" * 65_536]])) + 65_536
+    frame = msgpack.packb([[numbers.RENEW, 1, "x" * room]])
+    assert len(frame) == numbers.FRAME_BYTES_MAX
+    await peer.socket.send_bytes(frame)
+    assert (await peer.hear())[:3] == [numbers.REFUSED, 1, 400]
+
+
 async def test_beyond_the_window_an_operation_is_overloaded(peer, monkeypatch):
     """Definite: it took no effect. Waiting acquires count."""
     monkeypatch.setattr(numbers, "WINDOW", 1)
@@ -236,6 +245,19 @@ async def test_beyond_the_window_an_operation_is_overloaded(peer, monkeypatch):
     await peer.say(acquire(3, SESSION, 2, "k", 10_000))
     kind, call, status, problem = await peer.ask(numbers.RENEW, 4, SESSION)
     assert (kind, call, status, problem["code"]) == (numbers.REFUSED, 4, 503, "overloaded")
+
+
+async def test_a_frame_fills_the_window_and_goes_no_further(peer, monkeypatch):
+    """The window holds within a frame as between two."""
+    monkeypatch.setattr(numbers, "WINDOW", 3)
+    await peer.ask(numbers.OPEN, 1, SESSION, 10_000)
+    await peer.ask(*acquire(2, SESSION, 1, "k"))
+    await peer.say(*(acquire(call, SESSION, call, "k", 10_000) for call in range(3, 8)))
+    refused = [await peer.hear() for _ in range(2)]
+    assert [(entry[1], entry[3]["code"]) for entry in refused] == [
+        (6, "overloaded"),
+        (7, "overloaded"),
+    ]
 
 
 async def test_a_wait_is_answered_when_it_ends_and_holds_up_nobody(caller, peer):

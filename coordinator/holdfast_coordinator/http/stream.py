@@ -96,7 +96,7 @@ class StreamCalls:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         _check_handshake(request)
         socket = web.WebSocketResponse(
-            max_msg_size=stream_wire.FRAME_BYTES_MAX,
+            max_msg_size=stream_wire.FRAME_BYTES_MAX + 1,  # what aiohttp takes is below it
             compress=False,  # frames are small and full of random ids
             heartbeat=SILENCE_SECONDS,
             timeout=GOODBYE_SECONDS,
@@ -253,7 +253,8 @@ class _Connection:
             self._close(stream_wire.CLOSE_TOO_BIG, b"too many operations in one frame")
             return False
         began = self._stream.calls.metrics.now()
-        submissions = []
+        submissions: list[_Call] = []
+        room = stream_wire.WINDOW - len(self._open)
         for entry in entries:
             if isinstance(entry, frames.Wrong):
                 self.refuse(entry.call, entry.problem)
@@ -261,8 +262,11 @@ class _Connection:
             try:
                 if isinstance(entry, frames.Watching):
                     self._watch(entry)
-                else:
+                elif len(submissions) < room:
                     submissions.append(self._submission_of(entry, began))
+                else:
+                    detail = "the window of this connection is used up"
+                    self.refuse(entry.call, Problem(Code.OVERLOADED, detail))
             except Problem as problem:
                 self.refuse(entry.call, problem)
         self._open.update(submissions)
@@ -270,14 +274,12 @@ class _Connection:
         return True
 
     def _submission_of(self, entry: frames.AnyOperation, began: float) -> _Call:
-        """Everything that has to be asked before the node is: here, and nowhere else. Raises `Problem`.
+        """Everything that has to be asked about an operation before the node is: here, and nowhere else. Raises `Problem`.
 
         Who asks is whoever opened the connection.
         """
         stream, identity = self._stream, self._identity
         authorize(identity, frames.call_of(entry), frames.keys_of(entry))
-        if len(self._open) >= stream_wire.WINDOW:
-            raise Problem(Code.OVERLOADED, "the window of this connection is used up")
         operation = owned(identity, frames.operation_of(entry, stream.calls.machine_limits))
         if self._has_rates and type(operation) is Acquire:
             ask_rates(stream.rates, stream.calls.node.machine, operation)
