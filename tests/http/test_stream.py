@@ -418,6 +418,31 @@ async def test_a_watch_that_makes_no_sense_is_refused_by_name(peer, entry, field
     assert (kind, call, status, problem["field"]) == (numbers.REFUSED, 7, 400, field)
 
 
+@pytest.mark.parametrize(
+    ("entry", "field"),
+    [
+        ([numbers.EVENTS, 7, numbers.EVENTS_WINDOW_MAX], "count"),
+        ([numbers.EVENTS, 7, "many"], "count"),
+        ([numbers.WATCH, 7], "call"),
+    ],
+)
+async def test_a_refusal_with_the_number_of_a_watch_ends_it(caller, peer, entry, field):
+    """Its client cannot tell it from any other end; so no event follows, and the number of its watches is one less."""
+    await peer.ask(numbers.OPEN, 1, SESSION, 60_000)
+    async with connected(caller) as watcher:
+        assert (await watcher.ask(numbers.WATCH, 7, "", None, 1))[:2] == [numbers.WATCH, 7]
+        assert (await watcher.ask(numbers.WATCH, 8))[:2] == [numbers.WATCH, 8]
+        kind, call, status, problem = await watcher.ask(*entry)
+        assert (kind, call, status, problem["field"]) == (numbers.REFUSED, 7, 400, field)
+        await happen(peer, "k", 1)
+        heard = 0
+        while heard < 2:
+            kind, call, events = await watcher.hear()
+            assert (kind, call) == (numbers.EVENTS, 8)
+            heard += len(events)
+        assert "holdfast_watchers 1.0" in (await caller.get("/metrics")).raw.decode()
+
+
 async def test_watches_are_few_and_end_with_their_connection(caller, peer, node):
     """A connection has a bound of its own, a node another."""
     async with connected(caller) as watcher:
@@ -425,8 +450,6 @@ async def test_watches_are_few_and_end_with_their_connection(caller, peer, node)
             assert (await watcher.ask(numbers.WATCH, number))[0] == numbers.WATCH
         refused = await watcher.ask(numbers.WATCH, 99)
         assert (refused[2], refused[3]["code"]) == (429, "limit_reached")
-        refused = await watcher.ask(numbers.WATCH, 1)
-        assert (refused[2], refused[3]["field"]) == (400, "call")
         assert (
             f"holdfast_watchers {numbers.WATCHES_MAX}.0"
             in (await caller.get("/metrics")).raw.decode()

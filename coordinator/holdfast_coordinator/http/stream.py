@@ -257,7 +257,7 @@ class _Connection:
         room = stream_wire.WINDOW - len(self._open)
         for entry in entries:
             if isinstance(entry, frames.Wrong):
-                self.refuse(entry.call, entry.problem)
+                self._turn_down(entry.call, entry.problem)
                 continue
             try:
                 if isinstance(entry, frames.Watching):
@@ -268,7 +268,7 @@ class _Connection:
                     detail = "the window of this connection is used up"
                     self.refuse(entry.call, Problem(Code.OVERLOADED, detail))
             except Problem as problem:
-                self.refuse(entry.call, problem)
+                self._turn_down(entry.call, problem)
         self._open.update(submissions)
         self._stream.calls.node.submit_all(submissions)
         return True
@@ -305,6 +305,12 @@ class _Connection:
         if type(call.operation) is Acquire:
             metrics = self._stream.calls.metrics
             metrics.observe_acquire(told, metrics.now() - call.began)
+
+    def _turn_down(self, call: int, problem: Problem) -> None:
+        """An entry that is wrong. One with the number of a watch ends the watch: its client would take the refusal for that."""
+        if (known := self._watches.get(call)) is not None:
+            known[1].cancel()
+        self.refuse(call, problem)
 
     def refuse(self, call: int, problem: Problem) -> None:
         self._stream.calls.metrics.count_rejected(problem.code.value, problem.limit)
