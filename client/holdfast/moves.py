@@ -1,9 +1,9 @@
 """Which endpoint a client asks: the leader's, once it is known, since what is asked elsewhere is passed on to it.
 
 Rule: a move never costs an answer. The new stream is open before anything is asked through it, what was asked through the old one
-is answered there, and if no stream to the leader comes about, everything stays as it is. Moves are few, whatever nodes say, and a
-fleet does not move at once. An endpoint that was not given to the client is never asked, whoever names it: the client would show
-its credential to it.
+is answered there, and if no stream to the leader comes about, everything stays as it is until it is tried again. Moves are few,
+whatever nodes say, and a fleet does not move at once. An endpoint that was not given to the client is never asked, whoever names
+it: the client would show its credential to it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 log: logging.Logger = logging.getLogger("holdfast")
 
 MOVES_APART_SECONDS: Final = 10.0
-"""From one move to the next. A node that is called the leader and does not answer costs one detour in this time."""
+"""From one move, or attempt at one, to the next. A node that is called the leader and does not answer costs one detour in this
+time; whoever left a leader that was overloaded is elsewhere for no longer."""
 SPREAD_SECONDS: Final = 0.5
 """Within which the clients that hear of a new leader at the same moment go there."""
 
@@ -49,27 +50,36 @@ class Moves:
     def steer(self, endpoints: Endpoints) -> None:
         """See `transport.Steering`."""
         self._endpoints = endpoints
+        endpoints.on_overloaded = self._look
 
     def heard(self, leader: str) -> None:
         """A node says where the leader is."""
         self._leader = leader
+        self._look()
+
+    async def aclose(self) -> None:
+        """No move any more."""
+        self._endpoints = None
+        if self._moving is not None:
+            self._moving.cancel()
+            await asyncio.gather(self._moving, return_exceptions=True)
+
+    def _look(self) -> None:
+        """Whether there is somewhere to go: after whatever may have changed that."""
         endpoints = self._endpoints
-        if endpoints is None or leader not in endpoints.all:
-            return
-        if self._moving is None:
+        if endpoints is not None and self._moving is None and self._is_elsewhere(endpoints):
             self._moving = asyncio.get_running_loop().create_task(
                 self._move(endpoints), name="holdfast: move to the leader"
             )
             self._moving.add_done_callback(self._moved)
 
-    async def aclose(self) -> None:
-        """No move any more."""
-        if self._moving is not None:
-            self._moving.cancel()
-            await asyncio.gather(self._moving, return_exceptions=True)
+    def _is_elsewhere(self, endpoints: Endpoints) -> bool:
+        return self._leader != endpoints.current and self._leader in endpoints.all
 
     async def _move(self, endpoints: Endpoints) -> None:
-        while (leader := self._leader) != endpoints.current and leader in endpoints.all:
+        """Try until the client is there, or there is nowhere to go."""
+        while self._is_elsewhere(endpoints):
+            leader = self._leader
             at = self._clock.now() + endpoints.draw() * SPREAD_SECONDS
             await self._clock.sleep_until(max(at, self._not_before))
             before = endpoints.current
@@ -81,13 +91,15 @@ class Moves:
             except NotSent as error:
                 log.info("no stream to the leader (%s)", error)
                 is_open = False
-            if not is_open:
-                return
-            if leader == self._leader and before == endpoints.current:
+            if is_open and leader == self._leader and before == endpoints.current:
                 endpoints.prefer(leader)
                 self._left(before)
 
     def _moved(self, task: asyncio.Task[None]) -> None:
         self._moving = None
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
             log.error("moving to the leader failed: %s", error, exc_info=error)
+        else:
+            self._look()  # what was heard since it had looked for the last time

@@ -198,7 +198,8 @@ class Requester:
         """Note what happened, move to the next endpoint, wait; raises when it is time to give up."""
         tries.last = failed.told
         tries.may_have_acted |= failed.failure is Failure.UNKNOWN
-        self.endpoints.failed(endpoint)
+        leave = self.endpoints.overloaded if failed.is_overloaded else self.endpoints.failed
+        leave(endpoint)
         now = self.clock.now()
         delay = retry.decide(
             self.policy,
@@ -221,6 +222,7 @@ class _Failed:
     failure: Failure
     told: str
     retry_after: float = 0.0
+    is_overloaded: bool = False
 
 
 def _failed(endpoint: str, answer: Answer) -> _Failed | None:
@@ -229,7 +231,7 @@ def _failed(endpoint: str, answer: Answer) -> _Failed | None:
     told = f"{endpoint}: {code or answer.status}: {answer.body.get('detail', '')}"
     if code in BUSY_CODES:
         after = float(answer.body.get("retry_after_ms") or 0) / MS_PER_SECOND
-        return _Failed(Failure.REFUSED, told, after)
+        return _Failed(Failure.REFUSED, told, after, code == wire.Code.OVERLOADED)
     if code == wire.Code.UNKNOWN_OUTCOME or answer.status >= 500:
         return _Failed(Failure.UNKNOWN, told)
     return None

@@ -117,6 +117,8 @@ class Endpoints:
         self.draw: Final = draw
         self.current: str = self.all[int(draw() * len(self.all)) % len(self.all)]
         """The endpoint to ask."""
+        self.on_overloaded: Callable[[], None] = lambda: None
+        """Called when an endpoint was left that will take more in a moment."""
 
     def __len__(self) -> int:
         return len(self.all)
@@ -129,6 +131,11 @@ class Endpoints:
         """Move on, unless somebody else already has."""
         if endpoint == self.current:
             self.current = self.after(endpoint)
+
+    def overloaded(self, endpoint: str) -> None:
+        """Move on for now: this one is alive, and takes no more."""
+        self.failed(endpoint)
+        self.on_overloaded()
 
     def prefer(self, endpoint: str) -> None:
         """Ask this one, until it fails."""

@@ -11,10 +11,11 @@ import pytest
 from aiohttp import web
 
 import holdfast
-from holdfast import moves, stream_connection, stream_transport
+from holdfast import moves, retry, stream_connection, stream_transport
 from holdfast import stream_wire as numbers
 from holdfast.attempts import NoAnswer, NotSent
 from holdfast.clock import BootClock
+from holdfast.requests import Requester
 from holdfast.stream_transport import StreamTransport
 from holdfast.transport import Answer, Endpoints, HttpTransport, Request
 
@@ -474,7 +475,7 @@ async def test_the_credential_is_shown_at_the_handshake(serve):
 @pytest.fixture
 def endpoints(transport, monkeypatch) -> Callable[..., Endpoints]:
     """Those that the transport may choose among; it moves at once."""
-    monkeypatch.setattr(moves, "MOVES_APART_SECONDS", 0.0)
+    monkeypatch.setattr(moves, "MOVES_APART_SECONDS", 0.01)
 
     def steered(*urls: str) -> Endpoints:
         made = Endpoints(urls, lambda: 0.0)
@@ -536,9 +537,10 @@ async def test_a_client_stays_while_the_leader_takes_no_stream(
         url = (await serve(Node(refuses_with=refuses_with))).url
     chosen = endpoints(node.url, url)
     await transport.attempt(node.url, renewal(), seconds=5)
+    asked, can_stream = [], transport._moves._open_at
+    transport._moves._open_at = lambda endpoint: asked.append(endpoint) or can_stream(endpoint)
     await node.push([numbers.LEADER, 0, "n2", url])
-    await until(lambda: transport._moves._leader == url)
-    await until(lambda: transport._moves._moving is None)
+    await until(lambda: len(asked) > 1)
     assert chosen.current == node.url
     assert (await transport.attempt(node.url, renewal(), seconds=5)).status == 200
     assert len(node.sockets) == 1
@@ -561,3 +563,96 @@ async def test_nodes_that_point_at_each_other_move_a_client_seldom(clock):
             await asyncio.sleep(0)
     assert left == ["a", "b", "a"]
     await made.aclose()
+
+
+@dataclass
+class Opening:
+    """Opens a stream when the test says how that ends."""
+
+    asked: list[str] = field(default_factory=list)
+    ends: asyncio.Queue[bool] = field(default_factory=asyncio.Queue)
+    left: list[str] = field(default_factory=list)
+
+    async def at(self, endpoint: str) -> bool:
+        self.asked.append(endpoint)
+        return await self.ends.get()
+
+
+@pytest.fixture
+async def opening(clock) -> AsyncIterator[tuple[Opening, moves.Moves, Endpoints]]:
+    chosen, one = Endpoints(("a", "b", "c"), lambda: 0.0), Opening()
+    made = moves.Moves(clock, one.at, one.left.append)
+    made.steer(chosen)
+    yield one, made, chosen
+    await made.aclose()
+
+
+async def test_a_leader_that_is_heard_of_while_the_last_one_is_tried_is_not_forgotten(
+    opening, clock
+):
+    """Whatever comes of the attempt at the last one."""
+    one, made, chosen = opening
+    made.heard("b")
+    await until(lambda: one.asked == ["b"])
+    made.heard("c")
+    one.ends.put_nowait(False)
+    one.ends.put_nowait(True)
+    await until(lambda: made._not_before > clock.now())
+    clock.advance(moves.MOVES_APART_SECONDS)
+    await until(lambda: chosen.current == "c")
+    assert (one.asked, one.left) == (["b", "c"], ["a"])
+
+
+async def test_a_leader_that_took_no_stream_is_tried_again(opening, clock):
+    """Nobody says again that it leads; one attempt in ten seconds."""
+    one, made, chosen = opening
+    made.heard("b")
+    for attempt in range(1, 4):
+        await until(lambda count=attempt: len(one.asked) == count and one.ends.empty())
+        assert chosen.current == "a"
+        one.ends.put_nowait(attempt == 3)
+        await until(lambda: one.ends.empty() and (clock._sleepers or chosen.current == "b"))
+        clock.advance(moves.MOVES_APART_SECONDS)
+    assert (one.asked, one.left) == (["b"] * 3, ["a"])
+
+
+async def test_a_client_that_leaves_a_leader_for_overload_comes_back(opening, clock):
+    """Although nobody says anything, for the streams to all nodes are open. Not sooner than ten seconds after the last time."""
+    one, made, chosen = opening
+    for _ in range(3):
+        one.ends.put_nowait(True)
+    made.heard("a")  # where the client is already
+    chosen.overloaded("a")
+    await until(lambda: one.left == ["b"])
+    assert chosen.current == "a"
+    chosen.overloaded("a")
+    await until(lambda: clock._sleepers)
+    clock.advance(moves.MOVES_APART_SECONDS - 1)
+    chosen.overloaded("b")
+    assert chosen.current == "c"
+    clock.advance(1)
+    await until(lambda: one.left == ["b", "c"])
+    assert chosen.current == "a"
+    chosen.failed("a")  # it does not answer: nothing is tried there unasked
+    assert made._moving is None or made._moving.done()
+
+
+@pytest.mark.parametrize(("code", "comes_back"), [("overloaded", True), ("no_leader", False)])
+async def test_who_is_told_that_a_node_is_overloaded_may_come_back(clock, code, comes_back):
+    """A node without a leader is not where the client should be."""
+    refusal = Answer(503, {"code": code}, 0.0, "a")
+
+    class Refusing:
+        async def attempt(self, endpoint: str, request: Request, *, seconds: float) -> Answer:
+            return refusal if endpoint == "a" else Answer(200, {}, 0.0, endpoint)
+
+        async def aclose(self) -> None: ...
+
+    chosen = Endpoints(("a", "b"), lambda: 0.0)
+    told: list[bool] = []
+    chosen.on_overloaded = lambda: told.append(True)
+    policy = retry.Policy(backoff_first=0.0)
+    requester = Requester(Refusing(), chosen, clock, lambda: 0.0, policy)
+    conclusion = await requester.ask(renewal(), give_up_at=clock.now() + 5)
+    assert (conclusion.answer.endpoint, chosen.current) == ("b", "b")
+    assert told == [True] * comes_back
