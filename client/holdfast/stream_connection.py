@@ -37,9 +37,9 @@ WINDOW_RESERVE: Final = 64
 
 FRAMES_ON_WAY_MAX: Final = 2
 """Frames of which nothing has been answered yet; what is asked meanwhile gathers for the next one. With two, a call that is alone,
-or beside one other, never waits; with many, a frame carries what the last answers have set free. Frames of nothing but renewals
-and of calls that wait for a lock do not count: these are answered when somebody lets go, and a node may gather renewals for a
-while (it gathers them for 50 ms), in which no acquire must stand behind them."""
+or beside one other, never waits; with many, a frame carries what the last answers have set free. Frames whose calls all wait for
+a lock do not count: they are answered when somebody lets go. Those of renewals count for themselves: a node gathers renewals for
+50 ms if nothing else comes, and no acquire must stand behind them for so long."""
 
 CLOSE_SECONDS: Final = 1.0
 """What a node gets to say that it has heard of the end; a frozen one never does."""
@@ -59,7 +59,7 @@ class _Asked:
         self.sent_at = sent_at
         self.give_up_at = give_up_at
         self.frame = 0
-        """In which it left; 0: not yet, or when it is answered says nothing about how quick the node is."""
+        """In which it left; 0: not yet, or it waits for a lock and says nothing about how quick the node is."""
 
 
 class StreamConnection:
@@ -87,14 +87,16 @@ class StreamConnection:
         self._pack: Callable[[Entry], bytes] = msgpack.Packer().pack
         self._numbers = itertools.count(1)
         self._asked: dict[int, _Asked] = {}
-        self._waiting: deque[tuple[int, bool, bytes]] = deque()
-        """Number, whether it is answered at once (no renewal, no wait for a lock), the packed entry: of what has not left yet."""
+        self._waiting: deque[tuple[int, set[int] | None, bytes]] = deque()
+        """Of what has not left yet: number, among which frames it counts (None: it waits for a lock), and the packed entry."""
         self._room: deque[asyncio.Future[None]] = deque()
         self._window = 1
         self._frame_operations_max = 1
         self._frame_bytes_max = numbers.FRAME_BYTES_MAX
         self._is_scheduled = False
         self._frames_on_way: set[int] = set()
+        self._renewals_on_way: set[int] = set()
+        """Frames with renewals."""
         self._last_frame = 0
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -151,8 +153,13 @@ class StreamConnection:
         packed = self._pack(entry)
         self._asked[number] = asked
         kind = entry[0]
-        is_prompt = entry[5] == 0 if kind == numbers.ACQUIRE else kind != numbers.RENEW
-        self._waiting.append((number, is_prompt, packed))
+        among: set[int] | None = self._frames_on_way
+        if kind == numbers.ACQUIRE:
+            if entry[5] != 0:
+                among = None
+        elif kind == numbers.RENEW:
+            among = self._renewals_on_way
+        self._waiting.append((number, among, packed))
         if not self._is_scheduled:
             # The writer comes two turns of the loop later: whoever has just been granted a lock gives it back a turn after another
             # one has asked for it, and both leave together.
@@ -221,12 +228,21 @@ class StreamConnection:
                 await self._wake.wait()
                 self._wake.clear()
                 self._is_scheduled = False
-                while waiting and len(self._frames_on_way) < FRAMES_ON_WAY_MAX:
+                while waiting and self._may_send():
                     frame = self._next_frame()
                     if frame:
                         await socket.send_bytes(frame)
         except (aiohttp.ClientError, OSError) as error:
             self._lose(f"{type(error).__name__}: {error}")
+
+    def _may_send(self) -> bool:
+        """Whether something that waits may leave; renewals are then taken along."""
+        if len(self._frames_on_way) >= FRAMES_ON_WAY_MAX:
+            return False
+        renewals = self._renewals_on_way
+        return len(renewals) < FRAMES_ON_WAY_MAX or any(
+            among is not renewals for _, among, _ in self._waiting
+        )
 
     def _next_frame(self) -> bytes:
         """What nobody waits for any more is left out: it has been asked elsewhere since, or taken back. Empty: nothing leaves.
@@ -236,7 +252,7 @@ class StreamConnection:
         entries: list[bytes] = []
         size = ARRAY_HEAD_BYTES
         while waiting and len(entries) < self._frame_operations_max:
-            number, is_prompt, packed = waiting[0]
+            number, among, packed = waiting[0]
             one = asked.get(number)
             if one is not None:
                 size += len(packed)
@@ -246,15 +262,16 @@ class StreamConnection:
                         _refuse(one, f"{len(packed)} bytes are more than a frame may have")
                     break
                 entries.append(packed)
-                if is_prompt:
+                if among is not None:
                     one.frame = frame
-                    self._frames_on_way.add(frame)
+                    among.add(frame)
             waiting.popleft()
         return _array_of(entries)
 
     def _answered(self, frame: int) -> None:
         """Something of it was, or nobody waits for that any more."""
         self._frames_on_way.discard(frame)
+        self._renewals_on_way.discard(frame)
         if self._waiting and len(self._frames_on_way) < FRAMES_ON_WAY_MAX:
             self._wake.set()
 

@@ -228,14 +228,47 @@ async def test_a_call_that_no_frame_can_carry_is_refused_alone(serve, transport,
     assert len(node.sockets) == 1
 
 
-@pytest.mark.parametrize("asking", [acquiring, lambda number: renewal(f"{SESSION}-{number}")])
-async def test_acquires_that_wait_and_renewals_hold_up_no_frame(serve, transport, asking):
-    """The ones are answered when somebody lets go, which may be long; the others a node gathers until something else comes."""
+async def test_renewals_gather_but_hold_up_nothing_else(serve, transport):
+    """A node gathers them too, for 50 ms, and answers at once when something else comes."""
+    node = await serve(Node())
+    await transport.attempt(node.url, renewal(), seconds=5)
+    node.answer = lambda entry: None
+    node.frames.clear()
+    tasks = []
+
+    async def ask(request: Request, frames: int) -> None:
+        node.heard.clear()
+        tasks.append(asyncio.ensure_future(transport.attempt(node.url, request, seconds=20)))
+        while len(node.frames) < frames:
+            await asyncio.wait_for(node.heard.wait(), 10)
+            node.heard.clear()
+
+    await ask(renewal(f"{SESSION}-0"), 1)
+    await ask(renewal(f"{SESSION}-1"), 2)
+    await ask(renewal(f"{SESSION}-2"), 2)
+    await ask(renewal(f"{SESSION}-3"), 2)
+    await ask(acquiring(4), 3)
+    await ask(releasing(5), 4)
+    await ask(renewal(f"{SESSION}-6"), 4)
+    await node.push([numbers.RENEW, node.frames[0][0][1], 10_000, []])
+    await node.push([numbers.RENEW, node.frames[1][0][1], 10_000, []])
+    await node.push([numbers.RENEW, node.frames[2][0][1], 10_000, []])
+    await until(lambda: len(node.frames) == 5)
+    kinds = [[entry[0] for entry in frame] for frame in node.frames]
+    renew, acquire, release = numbers.RENEW, numbers.ACQUIRE, numbers.RELEASE
+    assert kinds == [[renew], [renew], [renew, renew, acquire], [release], [renew]]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_acquires_that_wait_hold_up_no_frame(serve, transport):
+    """They are answered when somebody lets go, which may be long."""
     node = await serve(Node(answer=lambda entry: None))
     asked = []
     for number in range(4):
         node.heard.clear()
-        attempt = transport.attempt(node.url, asking(number), seconds=20)
+        attempt = transport.attempt(node.url, acquiring(number), seconds=20)
         asked.append(asyncio.ensure_future(attempt))
         await asyncio.wait_for(node.heard.wait(), 10)
     for each in asked:
