@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from holdfast_jepsen.checker.linearizability import NEVER, Timeline
+from holdfast_jepsen.checker.linearizability import ENDS, NEVER, Timeline
 from holdfast_jepsen.history import History, Lease, Operation, Seen
 from holdfast_jepsen.sim.rng import Rng
 
@@ -48,7 +48,7 @@ def brute_force(history: History) -> bool:
     items, tokens, completed = [], set(), set()
     told = {each.done for each in history.operations if each.result == "done"}
     for each in history.operations:
-        if each.kind == "end" or each.result == "refused":
+        if each.kind in ENDS or each.result == "refused":
             continue
         if each.kind in ("release", "complete") and each.result == "unknown":
             if each.kind == "complete" and each.token in told:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from holdfast.errors import HoldfastError
 from holdfast_coordinator.machine import Levels, check_invariants
 from holdfast_coordinator.node import Node
 from holdfast_jepsen.checker import linearizability, orders
+from holdfast_jepsen.sim.client import SimClient
 from holdfast_jepsen.sim.cluster import Cluster
 from holdfast_jepsen.sim.rng import Rng
 from holdfast_jepsen.sim.server import Settings
 from holdfast_jepsen.sim.world import MILLISECOND, SECOND, World
 from holdfast_jepsen.workloads import mix as workloads
-from holdfast_jepsen.workloads.client import Client
 
 NAMES = ("n1", "n2", "n3")
 OLD, NEW = Levels(highest=1), Levels(highest=2)
@@ -59,18 +61,14 @@ class Upgrade:
         self.holder = self.cluster.new_client()
         self.holder.start(self.hold)
 
-    async def hold(self, client: Client) -> None:
+    async def hold(self, client: SimClient) -> None:
         """One lock, for the whole time, of a session that is renewed as any other."""
+        library = client.connect(4_000)
         while not self.held:
-            session = await client.open(4_000)
-            if session is None:
-                continue
-            self.keeper = client.actor.create_task(client.keep(session))
-            _, grant = await client.acquire(session, (KEPT_KEY,), wait_ms=0)
-            if grant is not None:
-                self.held.append(grant.token)
-        while not session.is_over:  # noqa: ASYNC110 - virtual time
-            await asyncio.sleep(0.1)
+            with contextlib.suppress(HoldfastError):
+                async with library.lock(KEPT_KEY) as grant:
+                    self.held.append(grant.token)
+                    await asyncio.Event().wait()  # until it is lost
         self.held.clear()
 
     def until(self, condition: Callable[[], bool]) -> None:

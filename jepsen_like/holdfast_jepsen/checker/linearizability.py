@@ -15,7 +15,7 @@ The model of one key: nobody holds it, or one token alone, or some share it; or 
     wait ended         says nothing about the lock
 
 A hold may also end by itself: hidden, at most once, from a moment on that `Timeline` computes: the client's send
-time of the last acknowledged lease plus its length, less the drift; or an unanswered release, close or cancel. One
+time of the last acknowledged lease plus its length, less the drift; or an unanswered release, a close, or a cancel of it. One
 search then proves mutual exclusion, the order of tokens, and that no lease ended early.
 
 Requests over several keys are checked on each of their keys; tokens are compared over all keys by `orders`.
@@ -42,6 +42,9 @@ NEVER = 1 << 62
 UNTOLD = -1
 """The fence of a shared grant whose answer nobody got."""
 
+ENDS = ("end", "cancel", "told over")
+"""What is asked of no key: it may end a hold at any time after its call, answered or not; or says that it has ended."""
+
 Answer = Literal["ok", "illegal", "unknown"]
 
 
@@ -65,29 +68,33 @@ class Timeline:
     by_session: dict[str, int] = field(default_factory=dict)
     done: dict[int, int] = field(default_factory=dict)
     """From when on the completed work of each token may be forgotten."""
+    repeats: set[int] = field(default_factory=set)
+    """Answered releases (by `id`) of holds that a close of their session, or a cancel, may have released already: what is released
+    is acknowledged again, so they do not show that it was held."""
 
     @classmethod
     def of(cls, history: History) -> Timeline:
         """Of a whole history."""
         timeline = cls()
-        sessions = timeline.by_session
+        sessions, tokens = timeline.by_session, timeline.by_token
         for lease in history.leases:
             end = lease.sent + int(lease.ttl_ns * (1 - DRIFT))
             sessions[lease.session] = max(sessions.get(lease.session, 0), end)
-        closed: dict[str, int] = {}
-        for each in history.operations:
-            if each.kind == "end":
-                closed[each.session] = min(closed.get(each.session, NEVER), each.called)
-        for session, at in closed.items():
+        given_up = _GivenUp.of(history)
+        for session, at in given_up.closed.items():
             sessions[session] = min(sessions.get(session, 0), at)
-        tokens = timeline.by_token
         for each in history.operations:
             if each.kind == "acquire" and each.token:
-                tokens[each.token] = sessions.get(each.session, 0)
+                tokens[each.token] = min(sessions.get(each.session, 0), given_up.at(each))
             for seen in each.holders:
-                tokens.setdefault(seen.token, sessions.get(seen.session, 0))
+                end = given_up.any_cancelled.get(seen.session, NEVER)
+                tokens.setdefault(seen.token, min(sessions.get(seen.session, 0), end))
         for each in history.operations:
-            if each.kind in ("release", "complete") and each.result == "unknown":
+            is_ok = each.kind == "release" and each.result == "ok"
+            if is_ok and given_up.at(each) < (each.returned or 0):
+                timeline.repeats.add(id(each))
+            is_open = each.result == "unknown" or id(each) in timeline.repeats
+            if each.kind in ("release", "complete") and is_open:
                 tokens[each.token] = min(tokens.get(each.token, NEVER), each.called)
             if each.kind == "complete":
                 until = each.called + int(each.ttl_ns * (1 - DRIFT))
@@ -95,12 +102,50 @@ class Timeline:
         return timeline
 
 
+@dataclass(slots=True)
+class _GivenUp:
+    """What clients themselves have asked to end besides by releases: sessions that they closed, acquires that they cancelled."""
+
+    closed: dict[str, int] = field(default_factory=dict)
+    cancelled: dict[tuple[str, int], int] = field(default_factory=dict)
+    any_cancelled: dict[str, int] = field(default_factory=dict)
+    """By session: the first. It may have been that of any hold of which nobody knows under which name it was granted."""
+    requests: dict[int, int] = field(default_factory=dict)
+    """Under which name each token was granted, where the grant was answered."""
+
+    @classmethod
+    def of(cls, history: History) -> _GivenUp:
+        made = cls()
+        for each in history.operations:
+            session, about, called = each.session, (each.session, each.request), each.called
+            if each.kind == "end":
+                made.closed[session] = min(made.closed.get(session, NEVER), called)
+            elif each.kind == "cancel":
+                made.cancelled[about] = min(made.cancelled.get(about, NEVER), called)
+                made.any_cancelled[session] = min(made.any_cancelled.get(session, NEVER), called)
+            elif each.kind == "acquire" and each.token:
+                made.requests[each.token] = each.request
+        return made
+
+    def at(self, operation: Operation) -> int:
+        """From when on the hold of this operation's token may have ended so."""
+        session, request = operation.session, self.requests.get(operation.token)
+        cancelled = (
+            self.any_cancelled.get(session, NEVER)
+            if request is None
+            else self.cancelled.get((session, request), NEVER)
+        )
+        return min(self.closed.get(session, NEVER), cancelled)
+
+
 def check(history: History, *, steps_max: int = STEPS_MAX) -> list[Verdict]:
     """One verdict for each key."""
     timeline = Timeline.of(history)
     by_key: dict[str, list[Operation]] = {key: [] for key in history.keys()}  # noqa: SIM118 - no dict
     for operation in history.operations:
-        if operation.kind != "end" and operation.result != "refused":
+        if id(operation) in timeline.repeats:
+            continue
+        if operation.kind not in ENDS and operation.result != "refused":
             for key in operation.keys:
                 by_key[key].append(operation)
     return [_Search(key, each, timeline, steps_max).run() for key, each in by_key.items()]

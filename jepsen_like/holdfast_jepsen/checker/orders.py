@@ -1,4 +1,5 @@
-"""Checks that need no search: tokens against real time over all keys, the order of those who wait, and beliefs of clients.
+"""Checks that need no search: tokens against real time over all keys, the order of those who wait, how long sessions last, and
+beliefs of clients.
 
 Rule: pure; each returns sentences, none if all is well.
 """
@@ -6,6 +7,8 @@ Rule: pure; each returns sentences, none if all is well.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from holdfast_jepsen.checker.linearizability import Timeline
 
 if TYPE_CHECKING:
     from holdfast_jepsen.history import Belief, History, Operation
@@ -51,6 +54,19 @@ def first_come_first_served(history: History) -> list[str]:
                 )
             if before is None or grant.called > before.called:
                 latest[key] = grant
+    return found
+
+
+def sessions_last(history: History) -> list[str]:
+    """No call is refused for a session that has ended before its last acknowledged lease can have (G4), unless it was closed."""
+    ends = Timeline.of(history).by_session
+    found = []
+    for each in history.operations:
+        if each.kind == "told over" and (end := ends.get(each.session, 0)) > (each.returned or 0):
+            early = (end - (each.returned or 0)) / SECOND
+            found.append(
+                f"{each.process} was told at {(each.returned or 0) / SECOND:.3f} s that its session was over, {early:.3f} s early"
+            )
     return found
 
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from holdfast_jepsen.faults.nemesis import Nemesis
     from holdfast_jepsen.faults.plan import Fault
+    from holdfast_jepsen.sim.client import SimClient
     from holdfast_jepsen.sim.rng import Rng
     from holdfast_jepsen.sim.server import Server
-    from holdfast_jepsen.workloads.client import Client
 
 STROBES = 12
 MAJORITY_SLEEPS = 0.2
@@ -196,7 +196,7 @@ class Machines:
         self._rates(rng.choice(self._cluster.clients), fault, rng, STROBES)
         return True
 
-    def _rates(self, whose: Server | Client, fault: Fault, rng: Rng, count: int) -> None:
+    def _rates(self, whose: Server | SimClient, fault: Fault, rng: Rng, count: int) -> None:
         """Its clock runs as wrong as may be; with several: now too fast, now too slow."""
         whose.set_rate(self._rate(rng))
         for place in range(1, count):

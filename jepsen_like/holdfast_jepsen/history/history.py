@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Kind = Literal["acquire", "release", "complete", "end"]
-"""`end`: close or cancel, which may end the hold of `token` (0: of any hold of the session)."""
+Kind = Literal["acquire", "release", "complete", "cancel", "end", "told over"]
+"""`cancel`: of the acquire `request`, which may have been granted; `end`: of the session and all that it holds; `told over`: any
+call that was refused because its session had ended."""
 
 Result = Literal["ok", "held", "done", "not_held", "refused", "unknown", "pending"]
 """`held`: refused because others have it; `done`: refused because the work of `done` is remembered; `not_held`: refused because
@@ -55,6 +56,8 @@ class Operation:
     """Of a shared hold without limit: the tokens that opened the phases of `keys`, as the grant says."""
     done: int = 0
     """The token under which the work was completed, as a refusal says."""
+    request: int = 0
+    """The name of an acquire within its session, and what a cancel calls it by; 0: it has none."""
     queued: int | None = None
     """Since when it certainly stood in the queues of its keys, until its grant; None: it did not wait, or nobody can say."""
 

@@ -1,7 +1,7 @@
-"""The client of the workloads over real HTTP, and the file in which its history survives whatever happens to it.
+"""The client of the workloads over real connections, and the file in which its history survives whatever happens to it.
 
 Rules:
-* It is the simulator's client: the same requests, repeats, deadlines and beliefs. Only time and transport are real.
+* It is the simulator's client: the same library does the same work. Only time and transport are real.
 * What is about to be sent is in the file before it is sent, in one write. A client that is killed leaves operations without an
   answer, which are unknown, and beliefs that last until their deadline.
 * Times are CLOCK_BOOTTIME, one clock for all processes of the run, in nanoseconds since it began.
@@ -16,27 +16,23 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
-import aiohttp
-
-from holdfast_coordinator.machine.outcomes import Refused
+from holdfast.clock import BootClock
+from holdfast.stream_transport import StreamTransport
+from holdfast.transport import HttpTransport
 from holdfast_jepsen.history import Belief, History, Lease, Operation, Seen
 from holdfast_jepsen.live.cluster import session_ref
-from holdfast_jepsen.live.wire import outcome_of, request_of
-from holdfast_jepsen.sim.world import SECOND
-from holdfast_jepsen.workloads.client import TRY_AGAIN, Client
+from holdfast_jepsen.workloads.client import Client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from holdfast_jepsen.sim.rng import Rng
     from holdfast_jepsen.workloads.ledger import Shop
     from holdfast_jepsen.workloads.mix import Mix
 
-NOT_REACHED = Refused("no_leader", "nobody listens there")
-"""The connection was never made, so the request took no effect."""
 OPEN_MAX = 1_000
-"""Things of one kind that a client still has to do with; it has a handful. An `end` that nobody answered would stay for ever."""
+"""Things of one kind that a client still has to do with; it has a handful. What nobody answered would stay for ever."""
 KINDS: dict[str, Any] = {"operation": Operation, "lease": Lease, "belief": Belief}
 
 
@@ -50,27 +46,6 @@ class RealWorld:
     def now(self) -> int:
         """Nanoseconds since the run began."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self._began_ns
-
-
-class RealActor:
-    """The event loop of this process, where the simulator has an actor."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def create_task(self, coro: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        return asyncio.get_running_loop().create_task(coro)
-
-    def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.get_running_loop().create_future()
-
-    def call_later(
-        self, delay: float, callback: Callable[..., Any], *args: Any
-    ) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(delay, callback, *args)
-
-    def kill(self) -> None:
-        """Its process ends; nothing is left to do."""
 
 
 class KeptHistory(History):
@@ -101,7 +76,7 @@ class KeptHistory(History):
                 row = asdict(cast("Any", items[number]))
                 if still_open[number] != row:
                     still_open[number] = row
-                    lines += json.dumps({"type": kind, "number": number, **_shown(row)}) + "\n"
+                    lines += json.dumps({"type": kind, "number": number, **row}) + "\n"
                 if _is_final(items[number], now) or number < len(items) - OPEN_MAX:
                     del still_open[number]
         if lines:
@@ -110,14 +85,8 @@ class KeptHistory(History):
 
 def _is_final(item: Any, now: int) -> bool:
     if isinstance(item, Operation):
-        return item.returned is not None or item.result != "pending"
+        return item.returned is not None  # what was unknown may be answered after all
     return isinstance(item, Lease) or item.ended < now
-
-
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """Sessions are secrets, and others see a reference of them: it stands for them in the whole history."""
-    name = "process" if "begun" in row else "session"  # a belief is that of a session
-    return {**row, name: session_ref(row[name])}
 
 
 def read_histories(paths: Iterable[Path]) -> History:
@@ -142,16 +111,8 @@ def read_histories(paths: Iterable[Path]) -> History:
     return history
 
 
-class _Servers:
-    """What the simulated client asks of its gateway: how many servers there are, and what workers of a ledger share."""
-
-    def __init__(self, urls: list[str], shop: Shop | None) -> None:
-        self.servers = urls
-        self.shop = shop
-
-
 class LiveClient(Client):
-    """See the module."""
+    """See the module. Half of them speak over a stream, half of them by plain calls. To be closed by `aclose`."""
 
     def __init__(
         self,
@@ -159,49 +120,40 @@ class LiveClient(Client):
         *,
         world: RealWorld,
         urls: list[str],
-        http: aiohttp.ClientSession,
         history: KeptHistory,
         mix: Mix,
         rng: Rng,
         shop: Shop | None = None,
     ) -> None:
+        clock = BootClock()
+        plain = HttpTransport(clock=clock)
+        self._world = world
+        self._kept = history
+        self._transport = StreamTransport(plain, clock) if rng.chance(0.5) else plain
         super().__init__(
             name,
-            world=cast("Any", world),
-            gateway=cast("Any", _Servers(urls, shop)),
-            history=history,
             mix=mix,
             rng=rng,
-            rate=1.0,
+            history=history,
+            endpoints=tuple(urls),
+            clock=clock,
+            transport=self._transport,
+            now=lambda: world.now,
+            ref=session_ref,
+            shop=shop,
+            before_sending=self.keep,
         )
-        self.actor = cast("Any", RealActor(name))
-        self._urls = urls
-        self._http = http
-        self._kept = history
+
+    def keep(self) -> None:
+        """What is known so far is in the file."""
+        self.look_at_beliefs()
+        self._kept.keep(self._world.now)
 
     async def ask_elsewhere(self, decide: Callable[[], Any]) -> Any:
         """As `Client.ask_elsewhere`: what is decided, in a thread, since it waits for a disk."""
-        self._kept.keep(self._world.now)
+        self.keep()
         return await asyncio.to_thread(decide)
 
-    async def ask(self, operation: Any, timeout_ns: int) -> Any:
-        """As `Client.ask`, over HTTP."""
-        self._kept.keep(self._world.now)
-        outcome = await self._call(operation, timeout_ns / SECOND)
-        if outcome is None or (isinstance(outcome, Refused) and outcome.code in TRY_AGAIN):
-            self._server = (self._server + 1) % len(self._urls)
-        return outcome
-
-    async def _call(self, operation: Any, seconds: float) -> Any:
-        path, body = request_of(operation)
-        limit = aiohttp.ClientTimeout(total=seconds)
-        try:
-            async with self._http.post(
-                self._urls[self._server] + path, json=body, timeout=limit
-            ) as response:
-                answer = await response.json(content_type=None)
-                return outcome_of(operation, response.status, answer)
-        except aiohttp.ClientConnectorError:
-            return NOT_REACHED
-        except (aiohttp.ClientError, TimeoutError, OSError, json.JSONDecodeError):
-            return None
+    async def aclose(self) -> None:
+        """Its connections."""
+        await self._transport.aclose()

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from holdfast_jepsen.workloads.mix import WORKLOADS
+
 if TYPE_CHECKING:
     from holdfast_jepsen.live.run import LiveOutcome
 
@@ -32,7 +34,9 @@ def add_to(commands: Any) -> None:
     )
     live.add_argument("--time", type=float, default=60.0, help="seconds with faults")
     live.add_argument("--nodes", type=int, default=3, choices=(3, 5))
-    live.add_argument("--workload", default="many-keys", help="as in the simulator")
+    live.add_argument(
+        "--workload", default="many-keys", choices=WORKLOADS, help="as in the simulator"
+    )
     live.add_argument("--seed", type=int, help="of the schedule; a new one each time if not given")
     live.add_argument(
         "--network",

@@ -57,6 +57,7 @@ def judge(
 ) -> Judgement:
     """Of one run. `phases`: when the faults began, when they were healed, and when the clients ended."""
     found = [*failures, *orders.token_order(history), *orders.beliefs(history)]
+    found += orders.sessions_last(history)
     found += story.check(_since(history, told), told)
     doubts = list(broken)
     culprits: list[Operation] = []

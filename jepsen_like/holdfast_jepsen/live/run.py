@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from holdfast.errors import HoldfastError
 from holdfast_jepsen.checker import ledger as checker
 from holdfast_jepsen.history import History
 from holdfast_jepsen.live import judge, ledger, mutant, namespaces, plan
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 AROUND_SECONDS = (1.5, 5.0)
 """Before the faults, and after them: a fifth of their time, within these."""
 LAST_WORD_SECONDS = 60.0
+LAST_WORD_TTL_MS, LAST_WORD_WAIT_SECONDS = 5_000, 2.0
 """For every lease to end (seconds) and the nodes to serve; more than that and the cluster does not recover."""
 LOOK_SECONDS = 0.2
 HTTP_SECONDS = 2.0
@@ -179,7 +181,7 @@ async def _play(
     gathered.phases.append(world.now)
     history = await clients.end()
     say("last word")
-    history, gathered.missing = await _last_word(options, world, cluster, history, http)
+    history, gathered.missing = await _last_word(options, world, cluster, history)
     nemesis.look_around()
     gathered.failures += nemesis.failures
     wrong, gathered.doubts = await judge.agreement(cluster, http)
@@ -245,7 +247,6 @@ async def _last_word(
     world: RealWorld,
     cluster: LiveCluster,
     history: History,
-    http: aiohttp.ClientSession,
 ) -> tuple[History, list[str]]:
     """A new client gets every key once and gives it back. (The history with its part, the keys that it did not get)"""
     mix = mix_of(options.workload, options.seed)
@@ -255,7 +256,6 @@ async def _last_word(
         "last-word",
         world=world,
         urls=[cluster.url(name) for name in cluster.names],
-        http=http,
         history=kept,
         mix=mix,
         rng=Rng(options.seed, "last word"),
@@ -264,7 +264,9 @@ async def _last_word(
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LAST_WORD_SECONDS):
             await _every_key(client, missing)
+    client.keep()
     kept.close(world.now)
+    await client.aclose()
     spoken = read_histories([path])
     merged = History(
         [*history.operations, *spoken.operations],
@@ -275,19 +277,17 @@ async def _last_word(
 
 
 async def _every_key(client: LiveClient, missing: list[str]) -> None:
+    library = client.connect(LAST_WORD_TTL_MS)
     while missing:
-        session = await client.open(5_000)
-        if session is None:
-            continue
-        keeper = client.actor.create_task(client.keep(session))
-        while missing and not session.is_over:
-            key = missing[0]
-            _, grant = await client.acquire(session, (key,), wait_ms=2_000)
-            if grant is not None and (
-                (await client.release(session, (key,), grant.token)).result == "ok"
+        key = missing[0]
+        try:
+            if await library.acquire_lock(key, LAST_WORD_WAIT_SECONDS) and (
+                await library.release_lock(key)
             ):
                 missing.remove(key)
-        keeper.cancel()
+        except HoldfastError:
+            await asyncio.sleep(LOOK_SECONDS)
+    await library.aclose()
 
 
 def run_blocking(options: Options, say: Callable[[str], None]) -> LiveOutcome:

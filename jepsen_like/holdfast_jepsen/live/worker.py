@@ -12,8 +12,6 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import aiohttp
-
 from holdfast_jepsen.live.client import KeptHistory, LiveClient, RealWorld
 from holdfast_jepsen.live.ledger import shop_for
 from holdfast_jepsen.sim.rng import Rng
@@ -57,23 +55,22 @@ async def work(specification: Specification) -> None:
     path = Path(specification.history)
     history = KeptHistory(path)
     mix = mix_of(specification.workload, specification.seed)
-    async with aiohttp.ClientSession() as http:
-        client = LiveClient(
-            specification.name,
-            world=world,
-            urls=specification.urls,
-            http=http,
-            history=history,
-            mix=mix,
-            rng=Rng(specification.seed, specification.name),
-            shop=shop_for(mix, path.parent, specification.seed),
-        )
-        working = asyncio.ensure_future(workloads.work(client))
-        ending = asyncio.ensure_future(ended.wait())
-        await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
-        history.close(world.now)
-        if working.done():
-            working.result()  # a fault of the harness: the process ends with it
+    client = LiveClient(
+        specification.name,
+        world=world,
+        urls=specification.urls,
+        history=history,
+        mix=mix,
+        rng=Rng(specification.seed, specification.name),
+        shop=shop_for(mix, path.parent, specification.seed),
+    )
+    working = asyncio.ensure_future(workloads.work(client))
+    ending = asyncio.ensure_future(ended.wait())
+    await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
+    client.keep()
+    history.close(world.now)
+    if working.done():
+        working.result()  # a fault of the harness: the process ends with it
 
 
 def main() -> None:

@@ -56,7 +56,11 @@ def spread(order: Sequence[Operation]) -> Points:
 
 def smallest_illegal_prefix(history: History, key: str) -> Prefix | None:
     """None: the whole history of `key` is not shown to be illegal within the bound."""
-    mine = [each for each in history.operations if key in each.keys and each.kind != "end"]
+    mine = [
+        each
+        for each in history.operations
+        if key in each.keys and each.kind not in linearizability.ENDS
+    ]
     answers = sorted(each.returned for each in mine if each.returned is not None)
     if not answers or _answer(history, key, answers[-1]).answer != "illegal":
         return None
@@ -83,9 +87,9 @@ def _until(history: History, key: str, at: int) -> History:
     """What was known of one key at this moment: later answers are not there yet."""
     known = []
     for each in history.operations:
-        if each.called >= at or (each.kind != "end" and key not in each.keys):
+        if each.called >= at or (each.kind not in linearizability.ENDS and key not in each.keys):
             continue
-        if each.kind == "end" or (each.returned is not None and each.returned <= at):
+        if each.kind in linearizability.ENDS or (each.returned is not None and each.returned <= at):
             known.append(each)
             continue
         token = 0 if each.kind == "acquire" else each.token

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import heapq
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
+from holdfast import requests as library_requests
+from holdfast.errors import Unreachable
+from holdfast.session import Session
 from holdfast_coordinator.machine import holder_rules, origins, rules, table
 from holdfast_coordinator.machine.machine import Machine
 from holdfast_coordinator.machine.state import Closure, Phase
@@ -23,8 +26,8 @@ from holdfast_coordinator.raft.journal import Journal
 from holdfast_coordinator.raft.kernel import Kernel
 from holdfast_coordinator.raft.memory_disk import MemoryFile
 from holdfast_coordinator.raft.peers import PeerBook, Verdict
+from holdfast_jepsen.sim.client import SimClient, SimTransport
 from holdfast_jepsen.sim.run import Variant
-from holdfast_jepsen.workloads.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +61,7 @@ def _kernel(kernel_class: type[Kernel], **more: Any) -> Callable[[], Variant]:
     return lambda: Variant(settings=lambda s: replace(s, kernel_class=kernel_class), **more)
 
 
-def _client(client_class: type[Client], **more: Any) -> Callable[[], Variant]:
+def _client(client_class: type[SimClient], **more: Any) -> Callable[[], Variant]:
     return lambda: Variant(client_class=client_class, **more)
 
 
@@ -237,36 +240,35 @@ def _looks_at_one_key(state: Any, keys: Any, terms: Any) -> bool:
 # The client.
 
 
-class DeadlineFromReceipt(Client):
+class ReceiptIsSending(SimTransport):
+    """What the library takes for the time at which it asked is that at which it was answered."""
+
+    def sent(self, sent_at: float) -> float:
+        del sent_at
+        return self._clock.now()
+
+
+class DeadlineFromReceipt(SimClient):
     """The lease counts from when the answer arrived."""
 
-    def deadline(self, sent_clock: int, lasts: int) -> int:
-        return self.clock_ns() + lasts
+    transport_class = ReceiptIsSending
 
 
-class TrustsUnansweredRenewals(Client):
+def _renewed_in_hope(session: Session, told: str) -> None:
     """A renewal that was sent is taken for one that was made."""
-
-    async def renew(self, session: Any) -> None:
-        self._renewed_in_hope(session)
-        await super().renew(session)
-
-    def _renewed_in_hope(self, session: Any) -> None:
-        session.deadline_ns = max(session.deadline_ns, self.clock_ns() + session.ttl_ns)
-        for belief in self._beliefs:
-            if belief.process == session.id and belief.ended > self._world.now:
-                belief.ended = max(belief.ended, self._true_time(session.deadline_ns))
+    _renewal_failed(session, told)
+    session.lease.seen(session._clock.now(), session.lease.ttl)
 
 
-class ForgetsAttempts(Client):
+_renewal_failed = Session._renewal_failed
+
+
+def _never_acted(tries: Any) -> NoReturn:
     """What got no answer took no effect, it says."""
-
-    async def ask_until(self, operation: Any, attempts: int, timeout_ns: int) -> tuple[Any, bool]:
-        outcome, _ = await super().ask_until(operation, attempts, timeout_ns)
-        return outcome, False
+    raise Unreachable(tries.last)
 
 
-class ClockStopsInSuspend(Client):
+class ClockStopsInSuspend(SimClient):
     """Its clock does not run while its machine sleeps, and it believes that no time has passed."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -276,9 +278,6 @@ class ClockStopsInSuspend(Client):
         def suspend(duration: int) -> None:
             pause(duration)
             self._clock_base -= int(duration * self.rate)
-            for belief in self._beliefs:
-                if belief.ended > self._world.now:
-                    belief.ended += duration
 
         self.actor.pause = suspend  # type: ignore[method-assign]
 
@@ -330,7 +329,8 @@ MUTANTS = (
     Mutant("nobody-stands", "G8", "after three terms nobody stands for election",
            _kernel(ElectsNobodyLater, kinds=("kill-leader", "isolate-leader"))),
     Mutant("unknown-is-refused", "G9", "a client takes an answer that did not come for a refusal",
-           _client(ForgetsAttempts, kinds=("isolate-leader", "cut-client", "slow-client", "kill-leader"))),
+           _patch(library_requests, "_give_up", _never_acted,
+                  kinds=("isolate-leader", "cut-client", "slow-client", "kill-leader"))),
     Mutant("fast-time", "G4", "the cluster's time runs a quarter too fast", _patch(Machine, "_advance_time", _fast_time)),
     Mutant("forgets-requests", "G6", "a repeat of what was granted is taken for a new request",
            _patch(rules, "repeat", _as_new)),
@@ -342,7 +342,7 @@ MUTANTS = (
     Mutant("deadline-from-receipt", "G3", "a client's lease counts from the answer",
            _client(DeadlineFromReceipt, kinds=STALLS)),
     Mutant("hopeful-renewals", "G3", "a client trusts a renewal nobody answered",
-           _client(TrustsUnansweredRenewals, kinds=STALLS)),
+           _patch(Session, "_renewal_failed", _renewed_in_hope, kinds=STALLS)),
 )  # fmt: skip
 
 

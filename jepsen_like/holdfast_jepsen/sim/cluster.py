@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from holdfast_coordinator.raft.peers import ACCEPTED
 from holdfast_jepsen.checker.raft_invariants import RaftInvariants
 from holdfast_jepsen.history import History
+from holdfast_jepsen.sim.client import SimClient
+from holdfast_jepsen.sim.gateway import Gateway
 from holdfast_jepsen.sim.network import Network
 from holdfast_jepsen.sim.rng import Rng
-from holdfast_jepsen.sim.server import Server
+from holdfast_jepsen.sim.server import SESSION_REF_KEY, Server
 from holdfast_jepsen.sim.world import SECOND
 from holdfast_jepsen.workloads import ledger
 from holdfast_jepsen.workloads import mix as workloads
-from holdfast_jepsen.workloads.client import Client, Gateway
 from holdfast_jepsen.workloads.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -31,6 +33,14 @@ SKEW = 0.004
 """Clocks run this much too fast or too slow at most: two of them differ by less than the client's margin."""
 
 
+_REF_KEY = hashlib.blake2b(SESSION_REF_KEY, digest_size=32).digest()
+
+
+def session_ref(session: str) -> str:
+    """What the nodes show of a session: as `Node.session_ref`."""
+    return hashlib.blake2b(session.encode(), key=_REF_KEY, digest_size=8).hexdigest()
+
+
 class Cluster:
     """See the module. `skew`: how wrong the clocks of this run are, as a part."""
 
@@ -43,7 +53,7 @@ class Cluster:
         settings: Settings,
         mix: Mix,
         carry: Callable[[Any], Any] | None,
-        client_class: type[Client] = Client,
+        client_class: type[SimClient] = SimClient,
     ) -> None:
         self.world = world
         self.names = tuple(f"n{number}" for number in range(1, size + 1))
@@ -75,7 +85,7 @@ class Cluster:
         self.mix = mix
         self.story: dict[int, Record] = {}
         """What each revision was, as watchers were told."""
-        self.clients: list[Client] = []
+        self.clients: list[SimClient] = []
         self.done_before = 0
         """Operations answered to clients that are gone."""
         self._client_class = client_class
@@ -154,7 +164,7 @@ class Cluster:
             name = f"w{number}"
             Watcher(name, self, Rng(self._seed, name), self.story).start()
 
-    def new_client(self) -> Client:
+    def new_client(self) -> SimClient:
         """A new process."""
         self._clients_made += 1
         name = f"c{self._clients_made}"
@@ -166,6 +176,7 @@ class Cluster:
             mix=self.mix,
             rng=Rng(self._seed, name),
             rate=self._client_rates.uniform(1 - SKEW, 1 + SKEW),
+            ref=session_ref,
         )
 
     def replace_client(self, place: int) -> None:

@@ -6,7 +6,8 @@ of pace 1, over 20 times the virtual time: leases of some ten seconds on a netwo
 what people run. What is not stretched gets relatively smaller, and so stricter: the client's margin of 10 ms, the whole
 milliseconds of the machine. Some seeds run at pace 1, with the product's periods as they are shipped.
 
-The product reads its periods as constants of its modules; they are set for the time of a run, and given back.
+The nodes read their periods as constants of their modules; they are set for the time of a run, and given back. The client library
+has a clock that is as much slower instead (`client`), so that of it only what is not stretched has to be set.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from holdfast import lease
 from holdfast_coordinator import batcher, node
 from holdfast_coordinator.machine import machine
 from holdfast_coordinator.raft import kernel
@@ -34,6 +36,8 @@ PERIODS: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
     (node, ("LAG_MS_MAX", "PEER_GONE_MS")),
     (kernel, ("HAND_OVER_SECONDS", "HAND_OVER_REPEAT_SECONDS")),
 )
+NOT_STRETCHED: tuple[tuple[ModuleType, tuple[str, ...]], ...] = ((lease, ("MARGIN_SECONDS",)),)
+"""Of the client library."""
 
 
 def draw(rng: Rng) -> int:
@@ -43,12 +47,17 @@ def draw(rng: Rng) -> int:
 
 @contextlib.contextmanager
 def stretched(pace: int) -> Iterator[None]:
-    """The product's own periods are `pace` times as long."""
-    before = [(owner, name, getattr(owner, name)) for owner, names in PERIODS for name in names]
-    for owner, name, value in before:
-        setattr(owner, name, value * pace)
+    """Every period is `pace` times as long."""
+    changed = [(each, pace) for each in PERIODS] + [(each, 1 / pace) for each in NOT_STRETCHED]
+    before = [
+        (owner, name, getattr(owner, name), factor)
+        for (owner, names), factor in changed
+        for name in names
+    ]
+    for owner, name, value, factor in before:
+        setattr(owner, name, value * factor)
     try:
         yield
     finally:
-        for owner, name, value in before:
+        for owner, name, value, _ in before:
             setattr(owner, name, value)

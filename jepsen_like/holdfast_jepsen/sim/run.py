@@ -7,6 +7,7 @@ planned faults fired, and operations were answered before, during and after them
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
 import gc
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import structlog
 
+from holdfast.errors import HoldfastError
 from holdfast_coordinator.machine import check_invariants
 from holdfast_coordinator.machine.levels import HIGHEST
 from holdfast_coordinator.raft import messages
@@ -28,12 +30,12 @@ from holdfast_jepsen.faults.nemesis import Nemesis
 from holdfast_jepsen.history import History
 from holdfast_jepsen.sim import pace as paces
 from holdfast_jepsen.sim import sizes
+from holdfast_jepsen.sim.client import SimClient
 from holdfast_jepsen.sim.cluster import Cluster
 from holdfast_jepsen.sim.rng import Rng
 from holdfast_jepsen.sim.server import Settings
 from holdfast_jepsen.sim.world import MILLISECOND, SECOND, World
 from holdfast_jepsen.workloads import mix as workloads
-from holdfast_jepsen.workloads.client import Client
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -52,6 +54,7 @@ NEEDS_SNAPSHOTS = ("lost-chunks",)
 """Faults that hit only what a node gets that lags behind a snapshot: nodes take some, and keep nothing of what is before them."""
 NEEDS_OLD_VERSIONS = ("upgrade",)
 """Faults that need a node which runs an older version."""
+ASK_AGAIN_SECONDS = 0.05
 ENTRY_BYTES_MAX = 512 * 1024
 ANSWERED_MIN = 1
 """Definite answers before the faults; fewer, and the run says nothing."""
@@ -66,7 +69,7 @@ class Variant:
     """What is not as the product has it: mutants and stock parts. Each takes what it changes and gives it back."""
 
     settings: Callable[[Settings], Settings] = lambda settings: settings
-    client_class: type[Client] = Client
+    client_class: type[SimClient] = SimClient
     size: int = 0
     """Nodes; 0: as the seed says."""
     workload: str = ""
@@ -224,10 +227,13 @@ def _judge(
     last: _LastWord | None,
 ) -> Outcome:
     history, watch, world = cluster.history, cluster.watch, cluster.world
+    for client in cluster.clients:
+        client.crash()  # it is over for them, too
     history.finish()
     history.waits(watch.waited_since)
     found = list(watch.violations)
     found += orders.token_order(history)
+    found += orders.sessions_last(history)
     found += orders.beliefs(history)
     found += orders.first_come_first_served(history)
     found += story.check(history, cluster.story)
@@ -312,32 +318,30 @@ class _LastWord:
         leader = self._cluster.leader
         return leader is not None and leader.level == HIGHEST
 
-    async def _work(self, client: Client) -> None:
+    async def _work(self, client: SimClient) -> None:
+        wait = 2.0
+        library = client.connect(2000 * client.mix.pace)
         while self._keys:
-            session = await client.open(2000 * client.mix.pace)
-            if session is None:
-                continue
-            keeper = client.actor.create_task(client.keep(session))
-            while self._keys and not session.is_over:
-                key = self._keys[0]
-                _, grant = await client.acquire(session, (key,), wait_ms=2000 * client.mix.pace)
-                if grant is not None:
-                    record = await client.release(session, (key,), grant.token)
-                    if record.result == "ok":
-                        self._keys.remove(key)
-            keeper.cancel()
+            key = self._keys[0]
+            try:
+                if await library.acquire_lock(key, wait) and await library.release_lock(key):
+                    self._keys.remove(key)
+            except HoldfastError:
+                await asyncio.sleep(ASK_AGAIN_SECONDS * client.mix.pace)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The nodes' logs would be most of a run's output, and most of its time."""
+    """The logs of nodes and clients would be most of a run's output, and most of its time."""
     before = structlog.get_config()
-    logger = logging.getLogger("holdfast_coordinator")
-    level = logger.level
+    loggers = [logging.getLogger(name) for name in ("holdfast_coordinator", "holdfast")]
+    levels = [logger.level for logger in loggers]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    logger.setLevel(logging.CRITICAL + 1)
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
         structlog.configure(**before)
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

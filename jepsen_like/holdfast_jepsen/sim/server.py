@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from holdfast_coordinator.http.problems import Problem
 from holdfast_coordinator.machine import Levels, Limits
 from holdfast_coordinator.machine.levels import KNOWN, LOWEST
 from holdfast_coordinator.node import Node
@@ -19,12 +20,12 @@ from holdfast_coordinator.raft.memory_disk import MemoryDisk, Step
 from holdfast_coordinator.raft.snapshots import PREFIX as SNAPSHOT_PREFIX
 from holdfast_jepsen.sim import disks
 from holdfast_jepsen.sim.engine import SimEngine
+from holdfast_jepsen.sim.front import Front, refused
 from holdfast_jepsen.sim.world import MILLISECOND, SECOND, Actor, Crashed, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from holdfast_coordinator.machine.operations import Operation
     from holdfast_jepsen.checker.raft_invariants import RaftInvariants
     from holdfast_jepsen.sim.disks import DiskError
     from holdfast_jepsen.sim.network import Network
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 0.1
 ELECTION_SECONDS = (0.4, 0.8)
+SESSION_REF_KEY = b"simulated"
 WALL_MS = 1_800_000_000_000
 """Unix time at the beginning."""
 
@@ -194,7 +196,7 @@ class Server:
             cluster="simulated",
             members={name: (f"{name}:http", f"{name}:raft") for name in self._names},
             levels=self.levels,
-            session_ref_key=b"simulated",
+            session_ref_key=SESSION_REF_KEY,
         )
         try:
             self.node.start().send(None)
@@ -381,21 +383,32 @@ class Server:
 
     # Clients.
 
-    def serve(self, call: int, operation: Operation, answer: Callable[[Any], None]) -> None:
+    def serve(
+        self, call: int, request: bytes, answer: Callable[[bytes | None], None], is_frame: bool
+    ) -> None:
         """A request has arrived at this process."""
-        node = self.node
-        if node is None or self.actor is None or (self.engine and self.engine.failure):
+        node, actor = self.node, self.actor
+        if node is None or actor is None or (self.engine and self.engine.failure):
             answer(None)
             return
-        task = self.actor.create_task(node.submit(operation))
+        front = Front(node, self.settings.limits)
+        try:
+            operation = front.operation_of(request, is_frame=is_frame)
+        except Problem as problem:
+            answer(refused(problem, is_frame=is_frame))
+            return
+        task = actor.create_task(node.submit(operation))
         self.calls[call] = task, answer
-        task.add_done_callback(lambda done: self._answered(call, done))
+        task.add_done_callback(lambda done: self._answered(call, front, done, is_frame=is_frame))
 
-    def _answered(self, call: int, task: asyncio.Task[Any]) -> None:
+    def _answered(
+        self, call: int, front: Front, task: asyncio.Task[Any], *, is_frame: bool
+    ) -> None:
         entry = self.calls.pop(call, None)
         if entry is not None and not task.cancelled():
+            told = front.answer_of(task.result(), is_frame=is_frame)
             self.pass_point("before answer")
-            entry[1](task.result())
+            entry[1](told)
             self.pass_point("after answer")
 
     def hang_up(self, call: int) -> None:

@@ -18,13 +18,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
 
 from holdfast_jepsen.sim.world import MILLISECOND
 
 if TYPE_CHECKING:
+    from holdfast.client import AsyncClient
     from holdfast_jepsen.sim.rng import Rng
-    from holdfast_jepsen.workloads.client import Client, Session
+    from holdfast_jepsen.workloads.client import Client, Hold
 
 FENCED, UNFENCED = "ledger", "ledger-without-fence"
 """The workload, and its control."""
@@ -223,38 +224,30 @@ class Shop:
         return answer
 
 
-async def work(client: Client, shop: Shop) -> None:
-    """A worker's life."""
-    mix, rng = client.mix, client.rng
-    while True:
-        session = await client.open(rng.between(*mix.ttl_ms))
-        if session is None:
-            continue
-        keeper = client.actor.create_task(client.keep(session))
-        while not session.is_over:
-            await asyncio.sleep(rng.between(*mix.think_ms) / 1000)
-            message = shop.messages.take(client.true_time)
-            if await _collect(client, session, shop, message):
-                shop.messages.settle(message)
-        keeper.cancel()
+async def one_message(client: Client, library: AsyncClient) -> None:
+    """Take a message, and collect what it says."""
+    shop = cast("Shop", client.shop)
+    message = shop.messages.take(client.true_time)
+    if await _collect(client, library, shop, message):
+        shop.messages.settle(message)
 
 
-async def _collect(client: Client, session: Session, shop: Shop, message: Message) -> bool:
+async def _collect(client: Client, library: AsyncClient, shop: Shop, message: Message) -> bool:
     """Whether the message is done with. If not, the queue brings it again."""
     mix, rng = client.mix, client.rng
-    keys = (message.key,)
-    _, grant = await client.acquire(session, keys, wait_ms=rng.choice(mix.waits_ms))
-    if grant is None:
-        return False
     is_done = False
-    if client.trusts(session) and await shop.raise_floor(client, message.key, grant.token) == "ok":
+
+    async def body(hold: Hold) -> None:
+        nonlocal is_done
+        if not hold.trusts() or await shop.raise_floor(client, message.key, hold.token) != "ok":
+            return
         is_done = await shop.is_captured(client, message.payment)
-        if not is_done and client.trusts(session):
-            await asyncio.sleep(
-                rng.between(*mix.work_ms) / 1000
-            )  # the provider; no look afterwards
-            is_done = await shop.capture(client, message, grant.token) != "stale"
-    await client.release(session, keys, grant.token)
+        if not is_done and hold.trusts():
+            work_ms = rng.between(*mix.work_ms)
+            await asyncio.sleep(work_ms / 1000)  # the provider; no look afterwards
+            is_done = await shop.capture(client, message, hold.token) != "stale"
+
+    await client.hold(library, (message.key,), body, wait_ms=rng.choice(mix.waits_ms))
     return is_done
 
 

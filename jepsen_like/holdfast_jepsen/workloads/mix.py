@@ -11,8 +11,14 @@ from holdfast_jepsen.sim.world import MILLISECOND, SECOND
 from holdfast_jepsen.workloads import ledger
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from holdfast.client import AsyncClient
     from holdfast_jepsen.sim.rng import Rng
-    from holdfast_jepsen.workloads.client import Client, Session
+    from holdfast_jepsen.workloads.client import Client, Hold
+
+    Do = Callable[[Client, AsyncClient], Awaitable[None]]
+    """One round of one task."""
 
 NAMES = (
     "hot-key",
@@ -30,6 +36,7 @@ NAMES = (
 TIMES = ("ttl_ms", "waits_ms", "retain_ms", "think_ms", "work_ms")
 LEDGER_KEYS = {ledger.FENCED: 3, ledger.UNFENCED: 3}
 """Customers: few, so that workers meet."""
+WORKLOADS = (*NAMES, *LEDGER_KEYS)
 LEDGER_TTL = dict.fromkeys(LEDGER_KEYS, (400, 1200))
 LEDGER_WORK_MS = (60, 400)
 """Short leases and a slow provider: a worker that stalls stalls there, and for longer than its lease."""
@@ -54,9 +61,14 @@ class Mix:
     """A hold is not released: its work is done."""
     retain_ms: tuple[int, int] = (1000, 2500)
     forget: float = 0.05
-    """A hold is not released, but left to its lease."""
+    """A hold with a lease of its own is not released, but left to it."""
     overstay: float = 0.1
-    """Work goes on for longer than the lease, without renewal."""
+    """Work goes on for longer than the lease."""
+    bounded: float = 0.15
+    """A lock is asked for with `max_hold`, of the length of a lease: it has a session of its own, which is not renewed, and left to
+    its lease, if the work goes on for longer."""
+    pairs: float = 0.3
+    """A process has two tasks, which share a session."""
     close: float = 0.05
     think_ms: tuple[int, int] = (5, 150)
     work_ms: tuple[int, int] = (5, 120)
@@ -82,7 +94,9 @@ def draw(rng: Rng, ledgers: Rng) -> Mix:
 
 
 def make(name: str, rng: Rng) -> Mix:
-    """A workload by its name."""
+    """A workload by its name. Raises `ValueError`."""
+    if name not in WORKLOADS:
+        raise ValueError(f"no workload {name!r}; there are {', '.join(WORKLOADS)}")
     count = {
         "hot-key": 1,
         "many-keys": 8,
@@ -113,40 +127,50 @@ def make(name: str, rng: Rng) -> Mix:
 
 
 async def work(client: Client) -> None:
-    """A client's life: sessions, one after the other, and rounds in each."""
+    """A client's life: one after the other it is connected with leases of some length, and does rounds."""
     mix, rng = client.mix, client.rng
-    if client.shop is not None:
-        await ledger.work(client, client.shop)
+    do = ledger.one_message if client.shop is not None else _one_round
     while True:
-        session = await client.open(rng.between(*mix.ttl_ms))
-        if session is None:
-            continue
-        keeper = client.actor.create_task(client.keep(session))
-        while not session.is_over:
-            await asyncio.sleep(rng.between(*mix.think_ms) / 1000)
-            if rng.chance(mix.close):
-                await client.close(session)
-            elif rng.chance(mix.implicit):
-                await _implicit(client)
-            else:
-                await _round(client, session)
-        keeper.cancel()
+        library = client.connect(rng.between(*mix.ttl_ms))
+        tasks = [_rounds(client, library, do) for _ in range(2 if rng.chance(mix.pairs) else 1)]
+        await asyncio.gather(*tasks)
+        await library.aclose()
 
 
-async def _round(client: Client, session: Session) -> None:
+async def _rounds(client: Client, library: AsyncClient, do: Do) -> None:
+    """Those of one task: it shares the session with the others of its process."""
     mix, rng = client.mix, client.rng
+    while True:
+        await asyncio.sleep(rng.between(*mix.think_ms) / 1000)
+        if rng.chance(mix.close):
+            return
+        await do(client, library)
+
+
+async def _one_round(client: Client, library: AsyncClient) -> None:
+    mix, rng = client.mix, client.rng
+    if rng.chance(mix.implicit):
+        await _unnamed(client, library)
+        return
     keys = tuple(rng.sample(mix.keys, 2 if rng.chance(mix.several) else 1))
     terms = _terms(client)
-    _, grant = await client.acquire(session, keys, wait_ms=rng.choice(mix.waits_ms), terms=terms)
-    if grant is None:
-        return
-    await asyncio.sleep(rng.between(*mix.work_ms) / 1000)
-    if rng.chance(mix.overstay):
-        await asyncio.sleep(session.ttl_ns / SECOND)
-    if terms is PLAIN and rng.chance(mix.complete):
-        await client.complete(session, keys, grant.token, rng.between(*mix.retain_ms))
-    elif not rng.chance(mix.forget):
-        await client.release(session, keys, grant.token)
+    ttl_ms = rng.between(*mix.ttl_ms)
+
+    async def body(hold: Hold) -> None:
+        await asyncio.sleep(rng.between(*mix.work_ms) / 1000)
+        if rng.chance(mix.overstay):
+            await asyncio.sleep(2 * ttl_ms / 1000)
+        if terms is PLAIN and hold.complete is not None and rng.chance(mix.complete):
+            await hold.complete(rng.between(*mix.retain_ms))
+
+    await client.hold(
+        library,
+        keys,
+        body,
+        wait_ms=rng.choice(mix.waits_ms),
+        terms=terms,
+        max_hold_ms=ttl_ms if rng.chance(mix.bounded) else None,
+    )
 
 
 def _terms(client: Client) -> Terms:
@@ -156,23 +180,20 @@ def _terms(client: Client) -> Terms:
     return Terms(mode="shared") if rng.chance(mix.shared) else PLAIN
 
 
-async def _implicit(client: Client) -> None:
+async def _unnamed(client: Client, library: AsyncClient) -> None:
     """A lock with a lease of its own, without a session that is renewed."""
-    from holdfast_jepsen.workloads.client import Session
-
     mix, rng = client.mix, client.rng
-    ttl_ms = rng.between(*mix.ttl_ms)
-    session = Session(f"{client.name}-i{rng.bits():016x}", ttl_ms * MILLISECOND)
-    keys = (rng.choice(mix.keys),)
-    _, grant = await client.acquire(
-        session,
-        keys,
+
+    async def body(hold: Hold) -> None:
+        await asyncio.sleep(rng.between(*mix.work_ms) / 1000)
+        if hold.release is not None and not rng.chance(mix.forget):
+            await hold.release()
+
+    await client.hold_unnamed(
+        library,
+        rng.choice(mix.keys),
+        body,
+        ttl_ms=rng.between(*mix.ttl_ms),
         wait_ms=rng.choice(mix.waits_ms),
-        implicit_ttl_ms=ttl_ms,
         terms=_terms(client),
     )
-    if grant is None:
-        return
-    await asyncio.sleep(rng.between(*mix.work_ms) / 1000)
-    if not rng.chance(mix.forget):
-        await client.release(session, keys, grant.token)
