@@ -90,13 +90,6 @@ class Holds:
         """Whether it has anything that was not given back."""
         return holder in self._counts
 
-    def forget_all_of(self, session: Session) -> None:
-        """The session ended, and what it held with it."""
-        found = [each for on_key in self._by_key.values() for each in on_key.values()]
-        for grant, owner in found:
-            if owner is session:
-                self.forget(grant)
-
     def re_entered(self, keys: tuple[str, ...], terms: Terms, holder: object) -> Grant | None:
         """The one good grant of `holder` that covers all of `keys` in the same way, entered once more; None: there is none."""
         for grant in self._of(keys[0], holder):

@@ -76,10 +76,11 @@ class Session:
         lease: Lease,
         patience: float,
         callbacks: Chores,
+        forget: Callable[[Grant], object],
         on_renewed: Callable[[float], object] | None = None,
     ) -> None:
-        """`patience`: seconds for one call without a definite answer. `callbacks`: outlives the session. `on_renewed`: told at
-        each renewal how many seconds were left of the lease."""
+        """`patience`: seconds for one call without a definite answer. `callbacks`: outlives the session. `forget`: takes a grant
+        that is lost out of the client's books. `on_renewed`: told at each renewal how many seconds were left of the lease."""
         self.id: Final = session_id
         self.lease: Final = lease
         self.ids: Final = RequestIds()
@@ -88,6 +89,7 @@ class Session:
         self._clock = requester.clock
         self._patience = patience
         self._callbacks = callbacks
+        self._forget = forget
         self._on_renewed = () if on_renewed is None else (on_renewed,)
         self._chores = Chores()
         self._holds: dict[int, Grant] = {}
@@ -105,6 +107,7 @@ class Session:
         owner: str | None,
         patience: float,
         callbacks: Chores,
+        forget: Callable[[Grant], object],
         on_renewed: Callable[[float], object] | None = None,
     ) -> Session:
         """Open it at the cluster and begin to renew it. Raises what `refusal` makes, `Unreachable`, `UnknownOutcome`."""
@@ -123,6 +126,7 @@ class Session:
             lease=lease,
             patience=patience,
             callbacks=callbacks,
+            forget=forget,
             on_renewed=on_renewed,
         )
         if isinstance(requester.transport, Telling):
@@ -414,8 +418,10 @@ class Session:
             self._callbacks.spawn(self._close(self.lease.ttl), "close")
 
     def lose(self, grant: Grant, code: LossCode, reason: str) -> None:
-        """This one hold is over, and the session may go on: whoever holds it is told, and its body cancelled."""
+        """This one hold is over, and the session may go on: whoever holds it is told, and its body cancelled. Out of the books at
+        once: its holder may ask for the key again, and what it releases then by name is the new hold."""
         self._holds.pop(grant.token, None)
+        self._forget(grant)
         if grant._lose(code, reason):
             for cancel in list(grant._cancel_bodies):
                 cancel()

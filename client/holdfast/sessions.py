@@ -103,6 +103,7 @@ class Sessions:
             owner=self._owner,
             patience=self._patience,
             callbacks=self._chores,
+            forget=self._holds.forget,
             on_renewed=self._on_renewed,
         )
         if self._is_closed:
@@ -116,7 +117,6 @@ class Sessions:
         self._open.discard(session)
         if self._shared is session:
             self._shared = None
-        self._holds.forget_all_of(session)
 
     # -- the end
 

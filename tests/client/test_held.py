@@ -146,6 +146,31 @@ async def test_a_hold_that_an_operator_ended_is_lost_with_the_next_renewal(
         assert other.remaining() > 0
 
 
+@pytest.mark.parametrize("how", ["renewal", "checkpoint"])
+async def test_a_lock_that_is_taken_anew_after_a_loss_is_released_by_name(
+    kit: Any, step: Any, eventually: Any, how: str
+) -> None:
+    """What was lost is out of the books: the fence and the release by name are those of the new hold, in the same task."""
+    client = kit.client(ttl=9.0)
+    assert await client.acquire_lock("k")
+    lost = client.grant_of("k")
+    if how == "renewal":
+        kit.cluster.script(RENEW, step(extra={"forced": [lost.token]}))
+        kit.clock.advance(3.1)
+        await eventually(lambda: lost.is_lost)
+    else:
+        kit.cluster.script(CHECKPOINT, not_held(step, "expired"))
+        with pytest.raises(holdfast.LockLost):
+            await lost.checkpoint("late")
+    assert client.grant_of("k") is None
+    kit.cluster.holds.clear()
+    assert await client.acquire_lock("k")
+    grant = client.grant_of("k")
+    assert grant.token > lost.token
+    assert await client.release_lock("k") is True
+    assert not kit.cluster.holds
+
+
 async def test_a_forced_token_that_nobody_knows_is_acknowledged_too(
     kit: Any, step: Any, eventually: Any
 ) -> None:
