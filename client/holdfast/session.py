@@ -7,8 +7,9 @@ Rules:
   left to expire there: closing would record the hold as `released`, and the next holder would think that the work is done.
 * A bounded hold (`lease.Bound`) has a session of its own. When the bound passes, the session is treated as that of a worker who
   died: it is not renewed any more, and the cluster ends it a TTL later at the most.
-* An acquire that ends without a known outcome is withdrawn under its request id, for as long as the session lives: whatever
-  happens to the caller, no lock and no waiter outlives the session or goes unnoticed within it.
+* An acquire that ends without a known outcome is withdrawn under its request id, and both that and a release are insisted on until
+  the cluster says that it is done, for as long as the session lives: whatever happens to the caller, no lock and no waiter
+  outlives the session or goes unnoticed within it.
 It knows nothing of tasks and threads that hold locks; those belong to `client.py` and `lock.py`.
 """
 
@@ -51,7 +52,8 @@ RENEW_ATTEMPT_FRACTION: Final = 1 / 6
 RENEW_ATTEMPT_SECONDS_MAX: Final = 5.0
 """With a long TTL there is still no reason to look at one silent node for longer."""
 RENEW_AGAIN_FRACTION: Final = 1 / 20
-"""Of the TTL: the pause after a renewal that was refused for a reason that may pass (a credential being changed)."""
+"""Of the TTL: the pause after a renewal, a release or a withdrawal that was refused for a reason that may pass (a credential being
+changed, a limit, a proxy)."""
 REQUEST_SPREAD_MAX: Final = 4096
 """Outcomes that the cluster may have to remember for one long wait; then new acquires get a session of their own. Well below
 what a node allows a session."""
@@ -63,6 +65,9 @@ ENDED_BY_OPERATOR: Final = "ended by an operator"
 
 DECIDED_CODES: Final = NOT_ACQUIRED_CODES | SESSION_GONE_CODES | {wire.Code.NOT_HELD}
 """Refusals that the replicated machine itself gives to an acquire: they speak about every attempt under the request id."""
+
+OVER_CODES: Final = SESSION_GONE_CODES | {wire.Code.NOT_HELD}
+"""Refusals after which there is nothing left to release or to withdraw. Any other may pass, and the hold would outlive it."""
 
 
 class Session:
@@ -229,6 +234,9 @@ class Session:
         if not is_released:
             log.warning("release of token %d: %s", grant.token, refusal(answer))
             self._end_if_gone(answer)
+            if answer.body.get("code") not in OVER_CODES:
+                self._insist_in_background(request)
+                return False
         if self._retired:
             self._bury_if_idle()
         return is_released
@@ -324,10 +332,15 @@ class Session:
         self._bury_if_idle()
 
     async def _insist(self, request: Request) -> None:
-        """Until there is an answer. The session's end stops it, and makes it unnecessary."""
-        answer = (await self._requester.ask(request, give_up_at=math.inf)).answer
-        if answer.status >= 400:
+        """Until it is done, or there is nothing left to do. The session's end stops it, and makes it unnecessary."""
+        while True:
+            answer = (await self._requester.ask(request, give_up_at=math.inf)).answer
+            if answer.status < 400:
+                break
             log.warning("%s: %s", request.path, refusal(answer))
+            if answer.body.get("code") in OVER_CODES:
+                break
+            await self._pause()
         self._end_if_gone(answer)
         self._bury_if_idle()
 
@@ -366,8 +379,12 @@ class Session:
                 return
             self._renewal_failed(str(refusal(answer)))
             log.warning("renewal: %s", refusal(answer))
-            pause = self.lease.ttl * RENEW_AGAIN_FRACTION
-            await self._clock.sleep_until(self._clock.now() + pause)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Before asking again what was refused for a reason that may pass."""
+        pause = self.lease.ttl * RENEW_AGAIN_FRACTION
+        await self._clock.sleep_until(self._clock.now() + pause)
 
     async def _watch(self) -> None:
         while True:

@@ -320,6 +320,58 @@ async def test_a_withdrawal_is_insisted_on(kit: Any, step: Any, eventually: Any)
     await kit.drive(lambda: not (kit.cluster.waiters), by=0.05)
 
 
+PASSING = ["unauthenticated", "limit_reached"]
+
+
+@pytest.mark.parametrize("code", PASSING)
+async def test_a_withdrawal_that_is_refused_for_a_reason_that_may_pass_is_insisted_on(
+    kit: Any, step: Any, eventually: Any, code: str
+) -> None:
+    """The hold that it may have got would be renewed until the client is closed. Its id is settled when it is withdrawn."""
+    client = kit.client()
+    await client.acquire_lock("warm")
+    kit.cluster.script(ACQUIRE, step(gate=kit.cluster.gate()))
+    kit.cluster.script("locks/cancel", *[step(refuse=code)] * 3)
+    asking = asyncio.create_task(client.acquire_lock("k"))
+    await eventually(lambda: "k" in kit.cluster.holds)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await eventually(lambda: kit.cluster.calls("locks/cancel"))
+    session = client._sessions._shared
+    await kit.drive(lambda: "k" not in kit.cluster.holds or session.ids.spread == 0)
+    assert "k" not in kit.cluster.holds
+    await eventually(lambda: session.ids.spread == 0)
+
+
+@pytest.mark.parametrize("ttl", [None, 5.0], ids=["shared session", "its own"])
+@pytest.mark.parametrize("code", PASSING)
+async def test_a_release_that_is_refused_for_a_reason_that_may_pass_is_insisted_on(
+    kit: Any, step: Any, code: str, ttl: float | None
+) -> None:
+    """Nobody holds it any more, and its session goes on being renewed: without that the lock would be stranded."""
+    client = kit.client()
+    kit.cluster.script("locks/release", *[step(refuse=code)] * 3)
+    async with client.lock("k", ttl=ttl):
+        pass
+    assert "k" in kit.cluster.holds
+    await kit.drive(lambda: "k" not in kit.cluster.holds)
+    assert len(kit.cluster.calls("locks/release")) == 4
+
+
+async def test_a_release_of_what_is_over_is_not_insisted_on(
+    kit: Any, step: Any, eventually: Any
+) -> None:
+    """`not_held` says that there is nothing left to release."""
+    client = kit.client()
+    kit.cluster.script("locks/release", step(refuse="not_held", extra={"ended": "expired"}))
+    assert await client.acquire_lock("k")
+    assert await client.release_lock("k") is False
+    assert await client.acquire_lock("other")
+    await kit.drive(lambda: len(kit.cluster.calls("sessions/renew")) == 2)
+    assert len(kit.cluster.calls("locks/release")) == 1
+
+
 async def test_a_cancelled_release_is_completed(kit: Any, step: Any, eventually: Any) -> None:
     """Whoever cancels the `finally` does not strand the lock."""
     client = kit.client()
