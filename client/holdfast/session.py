@@ -340,7 +340,7 @@ class Session:
             log.warning("%s: %s", request.path, refusal(answer))
             if answer.body.get("code") in OVER_CODES:
                 break
-            await self._pause()
+            await self._turn_elsewhere(answer)
         self._end_if_gone(answer)
         self._bury_if_idle()
 
@@ -379,10 +379,11 @@ class Session:
                 return
             self._renewal_failed(str(refusal(answer)))
             log.warning("renewal: %s", refusal(answer))
-            await self._pause()
+            await self._turn_elsewhere(answer)
 
-    async def _pause(self) -> None:
-        """Before asking again what was refused for a reason that may pass."""
+    async def _turn_elsewhere(self, answer: Answer) -> None:
+        """A refusal that may pass: another node may decide otherwise (until its restart a node goes by its older access file)."""
+        self._requester.endpoints.failed(answer.endpoint)
         pause = self.lease.ttl * RENEW_AGAIN_FRACTION
         await self._clock.sleep_until(self._clock.now() + pause)
 

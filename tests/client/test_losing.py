@@ -64,6 +64,18 @@ async def test_a_silent_node_does_not_cost_the_lease(kit: Any, step: Any, eventu
         assert first.node != second.node
 
 
+async def test_a_renewal_that_one_node_refuses_is_asked_of_another(kit: Any, step: Any) -> None:
+    """Its access file may be older than that of the others: that alone costs no lock."""
+    client = kit.client(ttl=9.0)
+    async with client.lock("k") as grant:
+        node = kit.cluster.calls("locks/acquire")[0].node
+        kit.cluster.script(RENEW, *[step(refuse="unauthenticated", node=node)] * 1000)
+        await kit.drive(lambda: grant.is_lost or renewals(kit) == 4)
+        assert not grant.is_lost
+        assert grant.remaining() > 5.0
+        assert [each.node for each in kit.cluster.calls(RENEW)].count(node) == 1
+
+
 async def fail_renewals(kit: Any, step: Any, until_done: Any) -> None:
     kit.cluster.script(RENEW, *[step(refuse="no_leader")] * 1000)
     await kit.drive(until_done, by=0.05)
