@@ -255,10 +255,22 @@ class Session:
         self._bury_if_idle()
 
     def forced(self, token: int) -> None:
-        """An operator ended this hold: it is lost here and now. Releasing it tells the cluster that we know."""
+        """An operator ended this hold: it is lost here and now. Releasing it tells the cluster that we know.
+
+        A token that nobody knows may be that of a grant which is still on its way:
+
+            0.0 s   the cluster grants it; the answer is slow
+            0.5 s   an operator ends it
+            1.0 s   a renewal tells of it; acknowledged now, it would never be told again
+            1.5 s   the answer comes, and the grant would be believed in for as long as the session is renewed
+
+        So nothing is acknowledged that may be on its way: the next renewal tells it again.
+        """
         grant = self._holds.get(token)
         if grant is not None:
             self.lose(grant, LossCode.FORCED, ENDED_BY_OPERATOR)
+        elif self.ids.spread > 0:
+            return
         if not self.ended.done():
             self._chores.spawn(self._acknowledge(token), "acknowledge")
 

@@ -183,6 +183,37 @@ async def test_a_forced_token_that_nobody_knows_is_acknowledged_too(
         assert kit.cluster.calls(RELEASE)[0].body["token"] == 999
 
 
+async def test_a_grant_that_was_forced_while_it_was_on_its_way_is_lost(
+    kit: Any, step: Any, eventually: Any
+) -> None:
+    """A renewal told of it before anybody knew the grant: the cluster must tell it again, or it is believed in for ever."""
+    client = kit.client(ttl=3.0)
+    async with client.lock("warm"):
+        gate = kit.cluster.gate()
+        kit.cluster.script("locks/acquire", step(gate=gate))
+        asking = asyncio.create_task(client.acquire_lock("k"))
+        await eventually(lambda: "k" in kit.cluster.holds)
+        token = kit.cluster.holds.pop("k")[0]
+
+        def forced() -> dict[str, Any]:
+            return {} if kit.cluster.calls(RELEASE) else {"forced": [token]}
+
+        kit.cluster.script(RENEW, step(extra=forced()))
+        kit.clock.advance(1.1)
+        await eventually(lambda: len(kit.cluster.calls(RENEW)) == 1)
+        for _ in range(30):
+            await asyncio.sleep(0)
+        gate.set()
+        assert await asking
+        grant = client.grant_of("k")
+        kit.cluster.script(RENEW, step(extra=forced()))
+        kit.clock.advance(1.1)
+        await eventually(lambda: len(kit.cluster.calls(RENEW)) == 2)
+        await eventually(lambda: grant.is_lost)
+        assert grant.lost_code == LossCode.FORCED
+        await eventually(lambda: len(kit.cluster.calls(RELEASE)) == 1)
+
+
 def test_the_blocking_face_does_the_same(threaded_cluster: Any, step: Any) -> None:
     """`checkpoint` and `complete` wait, and leaving the block afterwards is clean."""
     cluster = threaded_cluster
