@@ -41,7 +41,7 @@ class Core:
     """The event loop on its thread, and the client on that loop. Belongs to the process that made it."""
 
     def __init__(self, settings: Settings, ports: Ports) -> None:
-        self.pid: Final = os.getpid()
+        self._pid = os.getpid()
         self.is_stopped: bool = False
         self._loop = asyncio.new_event_loop()
         self.client: AsyncClient = AsyncClient(settings, ports)
@@ -59,7 +59,11 @@ class Core:
         work: Coroutine[Any, Any, T],
         give_back: Callable[[T], Coroutine[Any, Any, object] | None] = lambda _: None,
     ) -> T:
-        """What comes of `work` on the loop. If the caller is interrupted, `work` is cancelled, or what came of it given back."""
+        """What comes of `work` on the loop. If the caller is interrupted, `work` is cancelled, or what came of it given back.
+        Raises `ClientClosed` in a forked child, where there is no thread that could do it."""
+        if not self.is_ours:
+            work.close()
+            raise ClientClosed("this belongs to the process that this one was forked from")
         if threading.current_thread() is self._thread:
             work.close()
             raise RuntimeError("the blocking client cannot be used on its own event loop")
@@ -90,6 +94,11 @@ class Core:
                     self._calls.discard(call)
         return outcome
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made it: a forked child leaves it as it is."""
+        return self._pid == os.getpid()
+
     def tell(self, what: Callable[[T], object], value: T) -> None:
         """Run `what(value)` on the loop soon, if there still is one. Never waits."""
         try:
@@ -104,7 +113,7 @@ class Core:
 
     def begin_stop(self) -> bool:
         """The same without waiting, for a collector, which may come by on any thread. False: another process's."""
-        if self.pid != os.getpid():
+        if not self.is_ours:
             return False
         with self._stopping:
             if self.is_stopped:

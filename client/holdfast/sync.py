@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, cast, overload
@@ -215,7 +214,7 @@ class Client(BlockingServices):
         """Give back what the calling thread got through `acquire_lock`. False, never an exception, if it does not hold it (any
         more), or if the release is not acknowledged yet."""
         core = self._core
-        if self._is_closed or core is None or core.pid != os.getpid():
+        if self._is_closed or core is None or not core.is_ours:
             return False
         try:
             return core.run(core.client._release_plain(key, self._holder()))
@@ -226,7 +225,7 @@ class Client(BlockingServices):
     def grant_of(self, key: str) -> BlockingGrant | None:
         """The calling thread's grant from `acquire_lock`, for its fence; None if it does not hold the key."""
         core = self._core
-        if self._is_closed or core is None or core.pid != os.getpid():
+        if self._is_closed or core is None or not core.is_ours:
             return None
         return cast("BlockingGrant | None", core.client._holds.plain(key, self._holder()))
 
@@ -281,7 +280,7 @@ class Client(BlockingServices):
     def __repr__(self) -> str:
         # Endpoints may carry credentials, and keys personal data: neither is shown.
         core = self._core
-        if self._is_closed or core is None or core.pid != os.getpid():
+        if self._is_closed or core is None or not core.is_ours:
             state = "closed" if self._is_closed else "idle"
             return f"<Client endpoints={len(self._settings.endpoints)} {state}>"
         return f"<Client of {core.client!r}>"
@@ -289,7 +288,7 @@ class Client(BlockingServices):
     def _running(self) -> Core:
         """The core of this process, started on first use."""
         core = self._core
-        if core is not None and core.pid == os.getpid() and not self._is_closed:
+        if core is not None and core.is_ours and not self._is_closed:
             return core
         with self._starting:
             if self._is_closed:
@@ -326,7 +325,7 @@ class _Life:
 def _thread_ended(client_ref: weakref.ref[Client], holder: object) -> None:
     client = client_ref()
     core = None if client is None else client._core
-    if core is not None and core.pid == os.getpid():
+    if core is not None and core.is_ours:
         core.tell(core.client._holds.report_forgotten, holder)
 
 
@@ -367,7 +366,7 @@ class BlockingLock(Generic[G]):
         self._entered = None
         self._in_use.release()
         lost = grant._lost_error()
-        if core.pid == os.getpid() and not core.is_stopped:
+        if core.is_ours and not core.is_stopped:
             core.run(core.client._release(grant))
         if lost is None:
             return

@@ -1,10 +1,14 @@
-"""The blocking face of `services.py`: the same calls, each waiting for the asynchronous one on the client's thread."""
+"""The blocking face of `services.py`: the same calls, each waiting for the asynchronous one on the client's thread.
+
+Rule: what is open when the process forks belongs to the parent. The child neither uses it (`ClientClosed`) nor ends it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
+from holdfast import forks
 from holdfast.election import Leader
 
 if TYPE_CHECKING:
@@ -151,6 +155,11 @@ class BlockingWatch:
         self._core = core
         self._watch = watch
         self._timeout = timeout
+        forks.on_fork(self)
+
+    def _forked(self) -> None:
+        """In the child: its connection is the parent's."""
+        forks.keep_for_ever(self._watch)
 
     @property
     def revision(self) -> int | None:
@@ -180,7 +189,7 @@ class BlockingWatch:
 
     def close(self) -> None:
         """End it, and its connection."""
-        if not self._core.is_stopped:
+        if self._core.is_ours and not self._core.is_stopped:
             self._core.run(self._close())
 
     async def _close(self) -> None:
@@ -275,7 +284,9 @@ def _each(core: Core, items: AsyncIterator[T], timeout: float | None = None) -> 
         while not isinstance(item := core.run(_next_of(core, items, timeout)), _End):
             yield item
     finally:
-        if not core.is_stopped:
+        if not core.is_ours:
+            forks.keep_for_ever(items)
+        elif not core.is_stopped:
             core.run(_close(items))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -25,8 +27,10 @@ def at(revision: int) -> str:
     return event("at", {"revision": revision, "first_revision": 1, "node": "n1"}, revision)
 
 
-def record(revision: int, kind: str = "granted", token: int | None = None, **more: Any) -> str:
-    data = {
+def fields(
+    revision: int, kind: str = "granted", token: int | None = None, **more: Any
+) -> dict[str, Any]:
+    return {
         "revision": revision,
         "kind": kind,
         "cluster_ms": 1,
@@ -35,7 +39,10 @@ def record(revision: int, kind: str = "granted", token: int | None = None, **mor
         "keys": ["k"],
         **more,
     }
-    return event(kind, data, revision)
+
+
+def record(revision: int, kind: str = "granted", **more: Any) -> str:
+    return event(kind, fields(revision, kind, **more), revision)
 
 
 def gone(reason: str) -> str:
@@ -230,6 +237,80 @@ def test_the_blocking_watch_is_an_iterator_with_a_timeout(threaded_cluster: Any,
         assert [each.revision for each in watch] == [5, 6]
         assert list(watch) == []
         assert watch.revision == 6
+
+
+FORKING = """
+import gc, json, os, sys
+import holdfast
+
+def is_refused(items):
+    try:
+        next(items)
+    except holdfast.ClientClosed:
+        return True
+
+with holdfast.connect_sync(sys.argv[1].split(",")) as hf:
+    history = hf.history("k")
+    told = [next(history).revision]
+    rest = hf.export_history()  # not begun
+    read, write = os.pipe()
+    with hf.watch("k") as watch:
+        told.append(next(watch).revision)
+        pid = os.fork()
+        if pid == 0:
+            told = [is_refused(watch)]
+        else:
+            os.close(write)
+            told.append(json.loads(os.read(read, 65536)))
+            os.waitpid(pid, 0)
+            hf.read_lock("k")
+            told += [next(watch).revision, next(history).revision]
+    if pid == 0:
+        history.close()
+        told.append(is_refused(rest))
+        del history, watch
+        gc.collect()
+        os.write(write, json.dumps(told).encode())
+        os._exit(0)
+    print(json.dumps(told))
+"""
+
+
+def test_a_child_leaves_what_its_parent_has_open(threaded_cluster: Any, step: Any) -> None:
+    """It neither waits for a thread that it does not have, nor ends the connections of the parent, which reads on."""
+    cluster = threaded_cluster
+    child_has_ended, end = cluster.gate(), cluster.gate()
+
+    async def events(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write((at(4) + record(5)).encode())
+        await child_has_ended.wait()
+        await response.write(record(6).encode())
+        await end.wait()
+        return response
+
+    async def read(request: web.Request) -> web.Response:
+        child_has_ended.set()
+        return web.json_response(lock_body(None))
+
+    def page(*revisions: int, **more: Any) -> Any:
+        records = [fields(each) for each in revisions]
+        body = {"key": "k", "records": records, "first_revision": 1, "last_revision": 6, **more}
+        return step(raw=web.json_response(body))
+
+    cluster.script(EVENTS, step(handler=events))
+    cluster.script("locks/read", step(handler=read))
+    cluster.script("history/read", page(5, next=5), page(6, next=None))
+    run = subprocess.run(  # noqa: S603 - our own script
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING, ",".join(cluster.urls)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert json.loads(run.stdout) == [5, 5, [True, True], 6, 6]
 
 
 def lock_body(token: int | None, previous: int | None = None) -> dict[str, Any]:
