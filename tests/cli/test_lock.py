@@ -38,6 +38,8 @@ class FakeClient:
         self.released = False
         self.withdrawn = False
         self.waiting = asyncio.Event()
+        self.hangs_at_the_end = False
+        self.ending = asyncio.Event()
         self._body: asyncio.Task[Any] | None = None
         self._lost = False
 
@@ -45,7 +47,9 @@ class FakeClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        return None
+        self.ending.set()
+        if self.hangs_at_the_end:
+            await asyncio.get_running_loop().create_future()
 
     @contextlib.asynccontextmanager
     async def lock(self, key: str, *, wait: float | None) -> AsyncIterator[FakeGrant]:
@@ -212,6 +216,23 @@ async def test_a_signal_ends_the_waiting(client: FakeClient, number: signal.Sign
     os.kill(os.getpid(), number)
     assert await task == 128 + number
     assert client.withdrawn
+
+
+@pytest.mark.parametrize(("is_lost", "exit_code"), [(False, 7), (True, 75)])
+async def test_a_signal_after_the_command_does_not_undo_how_it_ended(
+    client: FakeClient, line: Any, is_lost: bool, exit_code: int
+) -> None:
+    """The release and the closing may take seconds. 128+n would say that the command was not run."""
+    client.hangs_at_the_end = True
+    rest = f'read nothing < "{line.never}"' if is_lost else "exit 7"
+    script = f"echo up > {line.path}; {rest}"
+    working = asyncio.ensure_future(locking._lock(request("/bin/sh", "-c", script)))
+    assert await line.said() == "up"
+    if is_lost:
+        client.lose()
+    await client.ending.wait()
+    os.kill(os.getpid(), signal.SIGINT)
+    assert await working == exit_code
 
 
 async def test_a_signal_while_the_command_runs_is_the_commands(

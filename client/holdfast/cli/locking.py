@@ -246,40 +246,42 @@ def command_after_dashes(command: tuple[str, ...]) -> tuple[str, ...]:
 
 async def _lock(request: _Request) -> int:
     interrupted_by: list[signal.Signals] = []
+    ended: list[int] = []
 
     def interrupted(number: signal.Signals) -> None:
         interrupted_by.append(number)
         work.cancel()
 
     with SignalRelay(interrupted) as relay:
-        work = asyncio.ensure_future(_run_with_lock(request, relay))
+        work = asyncio.ensure_future(_run_with_lock(request, relay, ended))
         try:
             return await work
         except asyncio.CancelledError:
             if not interrupted_by:
                 raise
-            return 128 + interrupted_by[0]
+            return ended[-1] if ended else 128 + interrupted_by[0]
 
 
-async def _run_with_lock(request: _Request, relay: SignalRelay) -> int:
-    """The exit code. Cancelled while it waits: the client withdraws the request, so that nothing is left in the queue."""
-    ended: int | None = None
+async def _run_with_lock(request: _Request, relay: SignalRelay, ended: list[int]) -> int:
+    """The exit code. Cancelled while it waits: the client withdraws the request, so that nothing is left in the queue. `ended` gets
+    the exit code as soon as the command has decided it: a signal may cut the release short, and that changes nothing."""
+
+    def stopping() -> None:
+        say(f"lost the lock {request.key!r}; stopping the command")
+        ended.append(exit_codes.LOST)
+
     terms: LockKeywords = {**request.terms, "wait": request.wait}
     try:
         async with (
             connect(request.endpoints, ttl=request.ttl, owner=request.owner) as client,
             lock_of(client)(request.key, **terms) as grant,
         ):
-            ended = exit_codes.of_child(
-                await run_child(
-                    request.command,
-                    _environment(request.key, grant),
-                    relay,
-                    grace=request.grace,
-                    stopping=lambda: say(f"lost the lock {request.key!r}; stopping the command"),
-                )
+            environment = _environment(request.key, grant)
+            status = await run_child(
+                request.command, environment, relay, grace=request.grace, stopping=stopping
             )
-            return ended
+            ended.append(exit_codes.of_child(status))
+            return ended[-1]
     except OSError as error:
         say(f"cannot run {request.command[0]!r}: {error.strerror}")
         return (
@@ -293,7 +295,7 @@ async def _run_with_lock(request: _Request, relay: SignalRelay) -> int:
     except holdfast.HoldfastError as error:
         code = report(error)
         # Only a lost lock outweighs how the command ended: that its release went unheard does not undo its work.
-        return code if ended is None or isinstance(error, holdfast.LockLost) else ended
+        return ended[-1] if ended and not isinstance(error, holdfast.LockLost) else code
 
 
 def lock_of(client: holdfast.AsyncClient) -> Callable[..., holdfast.Lock[Any]]:
