@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Unpack, overload
 from holdfast import wire
 from holdfast.closed import Forced, closed_page_of
 from holdfast.election import Election
-from holdfast.errors import Refused
+from holdfast.errors import HoldfastError, Refused, UnknownOutcome
 from holdfast.explanation import explanation_of
 from holdfast.export import export
 from holdfast.records import history_page_of, wall_ms
@@ -185,16 +185,28 @@ class Services:
 
         `token`: only if that hold is the one. None: whoever holds it now. The hold that is meant is always named to the cluster,
         so that a repeat after a lost answer gets the same floor, and never strikes the next holder. All readers of a shared lock
-        go at once; of a semaphore without `token` all holders. Raises `Refused` (code `not_held`) if nobody holds it (so).
+        go at once; of a semaphore without `token` all holders that have not ended by themselves meanwhile. Raises `Refused` (code
+        `not_held`) if nobody holds it (so), `UnknownOutcome` also if only some could be ended: call it again.
         """
         tokens = [token] if token is not None else await self._tokens_to_force(key)
         ended: list[int] = []
         floor = 0
+        by_itself: Refused | None = None
         for each in tokens:
             body = {"key": key, "token": each, "reason": reason, "operator": operator}
-            answer = (await self._act("force-release", body)).answer
+            try:
+                answer = (await self._act("force-release", body)).answer
+            except HoldfastError as error:
+                if isinstance(error, Refused) and error.code == wire.Code.NOT_HELD:
+                    by_itself = error
+                    continue
+                if ended:  # no refusal any more
+                    raise UnknownOutcome(f"some were ended ({ended}), and then: {error}") from error
+                raise
             ended += map(int, answer.body["released"])
             floor = max(floor, int(answer.body["floor"]))
+        if by_itself is not None and not ended:
+            raise by_itself
         return Forced(tuple(ended), floor)
 
     async def _tokens_to_force(self, key: str) -> list[int]:

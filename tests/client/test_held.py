@@ -244,3 +244,39 @@ async def test_force_names_the_hold_that_it_means(kit: Any, step: Any) -> None:
     with pytest.raises(holdfast.Refused) as refused:
         await client.force_release("free", reason="hung", operator="olga")
     assert refused.value.code == "not_held"
+
+
+def semaphore_of(*tokens: int) -> dict[str, Any]:
+    holder = {"session_ref": "r", "owner": None, "remaining_ms": 1500, "mode": "shared", "limit": 3}
+    holders = [{"token": token, **holder} for token in tokens]
+    return {"key": "k", "holders": holders, "waiters": [], "queue_length": 0}
+
+
+async def test_forcing_a_semaphore_passes_over_who_has_ended_meanwhile(kit: Any, step: Any) -> None:
+    """What was ended is told. Only if all had ended by themselves it is a refusal, which says that nothing was done."""
+    force = {"reason": "hung", "operator": "olga"}
+    client = kit.client()
+    for released in ([17], [18], []):
+        kit.cluster.script("locks/read", answers(step, semaphore_of(17, 18)))
+        for token in (17, 18):
+            forced = answers(step, {"released": [token], "floor": token + 10})
+            gone = not_held(step, "released")
+            kit.cluster.script("locks/force-release", forced if token in released else gone)
+        if released:
+            done = await client.force_release("k", **force)
+            assert done == holdfast.Forced(tuple(released), released[0] + 10)
+    with pytest.raises(holdfast.Refused) as refused:
+        await client.force_release("k", **force)
+    assert refused.value.code == "not_held"
+
+
+async def test_forcing_a_part_of_a_semaphore_is_no_refusal(kit: Any, step: Any) -> None:
+    """A refusal would say that nothing was done."""
+    kit.cluster.script("locks/read", answers(step, semaphore_of(17, 18)))
+    kit.cluster.script(
+        "locks/force-release",
+        answers(step, {"released": [17], "floor": 27}),
+        step(refuse="unauthenticated"),
+    )
+    with pytest.raises(holdfast.UnknownOutcome, match="17"):
+        await kit.client().force_release("k", reason="hung", operator="olga")
