@@ -63,8 +63,9 @@ class Holds:
                 )
 
     def plain(self, key: str, holder: object) -> Grant | None:
-        """What `holder` got through `acquire_lock`; None: nothing."""
-        for grant, _ in self._by_key.get(key, {}).values():
+        """What `holder` got through `acquire_lock`; None: nothing. From any thread: what others hold on the key comes and goes
+        meanwhile, so a copy is looked through, which is made in one step."""
+        for grant, _ in list(self._by_key.get(key, {}).values()):
             if grant._holder is holder and grant.token in self._plain:
                 return grant
         return None

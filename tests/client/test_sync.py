@@ -15,6 +15,7 @@ import holdfast
 from holdfast import core as core_module
 from holdfast import sync
 from holdfast.client import Ports
+from holdfast.holds import Holds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +76,35 @@ def test_a_lock_belongs_to_its_thread(hf: Any) -> None:
     with ThreadPoolExecutor(8) as pool:
         got = [each.result() for each in [pool.submit(compete) for _ in range(8)]]
     assert got.count(True) == 1
+
+
+def test_a_grant_may_be_looked_up_while_others_come_and_go() -> None:
+    """`grant_of` reads the books on the caller's thread, and the client's loop writes them: here, in the middle of the reading."""
+    books = Holds()
+    here, elsewhere = object(), object()
+
+    class Shared:
+        keys = ("k",)
+
+        def __init__(self, token: int, holder: object, meanwhile: Any = lambda: None) -> None:
+            self.token, self._of, self._meanwhile = token, holder, meanwhile
+
+        @property
+        def _holder(self) -> object:
+            self._meanwhile()
+            return self._of
+
+    def another() -> None:
+        first._meanwhile = lambda: None
+        books.add(Shared(3, elsewhere), session)
+
+    session: Any = object()
+    first, mine = Shared(1, elsewhere), Shared(2, here)
+    for each in (first, mine):
+        books.add(each, session)
+    books.mark_plain(mine)
+    first._meanwhile = another
+    assert books.plain("k", here) is mine
 
 
 def test_losing_is_told_and_raised(threaded_cluster: Any) -> None:
