@@ -22,15 +22,16 @@ class Chores:
     """The background tasks of one owner."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
+        # In the order in which they began, so that they also end in an order that a seed decides.
+        self._tasks: dict[asyncio.Task[Any], None] = {}
 
     def spawn(
         self, work: Coroutine[Any, Any, T], what: str, *, awaited: bool = False
     ) -> asyncio.Task[T]:
         """Start `work`. `awaited`: somebody looks at the outcome, so that a failure need not be logged."""
         task = asyncio.get_running_loop().create_task(work, name=f"holdfast: {what}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
         task.add_done_callback(_look if awaited else _log_failure)
         return task
 

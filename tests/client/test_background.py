@@ -25,3 +25,22 @@ async def test_a_failure_whose_caller_has_gone_is_not_reported_as_a_defect() -> 
     gc.collect()
     await asyncio.sleep(0)
     assert reported == []
+
+
+async def test_tasks_are_cancelled_in_the_order_in_which_they_began() -> None:
+    """The order of their addresses would be another one in each run, and a seed of the simulator would not repeat."""
+    ended: list[int] = []
+    chores = Chores()
+
+    async def wait(number: int) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.append(number)
+
+    for number in range(100):
+        chores.spawn(wait(number), "wait")
+    await asyncio.sleep(0)
+    chores.cancel()
+    await chores.finish()
+    assert ended == list(range(100))
