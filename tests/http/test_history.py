@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import pytest
 
+from holdfast_coordinator.http import history
 from holdfast_coordinator.http.export import export
 from holdfast_coordinator.machine import Limits, Refused
 from holdfast_coordinator.machine.limits import TRAIL_BLOCK_RECORDS
@@ -17,6 +19,8 @@ from holdfast_coordinator.machine.trail import GENESIS
 from .openapi import validator
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .conftest import Caller, FakeNode
 
 ALICE = "alice-0123456789abcdef"
@@ -234,6 +238,32 @@ async def test_what_is_dropped_while_somebody_reads_an_export_is_sent_all_the_sa
         await _cycle(worker, "k", token)
     assert node.machine.trail.first_revision > last
     assert _check(_lines(data + b"".join(pieces))) == last
+
+
+async def test_an_export_leaves_the_loop_to_others_between_its_blocks(worker, node, monkeypatch):
+    """A heartbeat that waits for a whole trail is late, however fast the reader is."""
+    await _many(worker, node)
+    turns, turns_at_piece = 0, []
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def told(*arguments: Any) -> Iterator[bytes]:
+        for piece in export(*arguments):
+            turns_at_piece.append(turns)
+            yield piece
+
+    monkeypatch.setattr(history, "export", told)
+    counting = asyncio.create_task(count())
+    try:
+        await worker.get("/v1/history/export")
+    finally:
+        counting.cancel()
+    assert len(turns_at_piece) == 4
+    assert turns_at_piece == sorted(set(turns_at_piece))
 
 
 async def test_an_export_needs_a_leader(worker, node):
