@@ -57,6 +57,9 @@ ELECTION_PER_HEARTBEAT_MIN: Final = 3
 KEYS_PER_ACQUIRE_CEILING: Final = 256
 """What `keys_per_acquire_max` may be raised to: an acquire of so many keys of 512 bytes still fits into a log entry."""
 
+WAIT_MS_MAX_FLOOR: Final = wire.WAIT_MS_MAX
+"""What `wait_ms_max` may not be lowered below: a client asks for so long in one call, and every longer wait would be refused."""
+
 HEARTBEAT_MS_MIN: Final = 10
 TIMING_MS_MAX: Final = 60_000
 
@@ -721,6 +724,9 @@ def _limits(path: Path, written: dict[str, Any]) -> tuple[Limits, HttpLimits]:
     if limits.keys_per_acquire_max > KEYS_PER_ACQUIRE_CEILING:
         detail = f"{limits.keys_per_acquire_max} is outside 1 to {KEYS_PER_ACQUIRE_CEILING}"
         raise ConfigError(path, "$.limits.keys_per_acquire_max", detail)
+    if limits.wait_ms_max < WAIT_MS_MAX_FLOOR:
+        detail = f"{limits.wait_ms_max} is less than {WAIT_MS_MAX_FLOOR}, for which clients wait in one call: it would refuse them"
+        raise ConfigError(path, "$.limits.wait_ms_max", detail)
     if limits.ttl_ms_min > limits.ttl_ms_max:
         detail = f"{limits.ttl_ms_min} is more than ttl_ms_max ({limits.ttl_ms_max})"
         raise ConfigError(path, "$.limits.ttl_ms_min", detail)

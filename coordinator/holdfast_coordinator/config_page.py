@@ -209,7 +209,8 @@ SETTINGS: Final[dict[str, Setting]] = {
 """Of the sections that `config` itself declares. A later section says it in docstrings, or here."""
 
 LIMITS: Final[dict[str, Between]] = {
-    "keys_per_acquire_max": Between(1, config.KEYS_PER_ACQUIRE_CEILING)
+    "keys_per_acquire_max": Between(1, config.KEYS_PER_ACQUIRE_CEILING),
+    "wait_ms_max": Between(config.WAIT_MS_MAX_FLOOR, wire.INTEGER_MAX),
 }
 """Where a limit is not simply a positive whole number."""
 

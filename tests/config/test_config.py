@@ -190,6 +190,11 @@ def test_the_process_that_takes_snapshots_decides_by_the_same_limits(write):
         ({"limits": {"waiters_max": True}}, "$.limits.waiters_max", "True is not a whole number"),
         ({"limits": [1]}, "$.limits", "Expected `object`, got `array`"),
         ({"limits": {"ttl_ms_max": 10}}, "$.limits.ttl_ms_min", "is more than ttl_ms_max (10)"),
+        (
+            {"limits": {"wait_ms_max": 29_999}},
+            "$.limits.wait_ms_max",
+            "is less than 30000, for which clients wait in one call",
+        ),
         ({"limits": {"quotas": 1}}, "$.limits.quotas", "there is no such limit"),
         ({"quotas": {"prefix": "p"}}, "$.quotas", "Expected `array`, got `object`"),
         ({"quotas": [{"prefx": "p"}]}, "$.quotas[0].prefx", "did you mean 'prefix'?"),
