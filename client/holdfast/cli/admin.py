@@ -118,8 +118,8 @@ async def _call(endpoints: str, what: str, body: dict[str, Any] | None) -> dict[
     sentence, exit_code = "no node of the cluster answered", exit_codes.UNREACHABLE
     timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
     async with calling.session(timeout) as http:
-        for endpoint in filter(None, (part.strip() for part in endpoints.split(","))):
-            url = f"{endpoint.rstrip('/')}{wire.API_PREFIX}/cluster/{what}"
+        for endpoint in calling.addresses(endpoints):
+            url = f"{endpoint}{wire.API_PREFIX}/cluster/{what}"
             try:
                 async with http.post(url, json=body) as response:
                     answer: dict[str, Any] = await response.json(content_type=None)
@@ -129,10 +129,7 @@ async def _call(endpoints: str, what: str, body: dict[str, Any] | None) -> dict[
                 return answer
             code = answer.get("code")
             sentence = str(answer.get("detail", f"{endpoint} answered {response.status}"))
-            exit_code = {
-                Code.BAD_REQUEST.value: exit_codes.USAGE,
-                Code.NO_LEADER.value: exit_codes.UNREACHABLE,
-            }.get(str(code), exit_codes.FAILED)
+            exit_code = calling.exit_code_of(code)
             if code not in TRY_ANOTHER:
                 break
     fail(sentence, exit_code)

@@ -55,7 +55,8 @@ def create(file: Path, endpoints: str, as_json: bool) -> None:
     so nobody but you may read it.
 
     \b
-    Exit codes: 0 written and checked; 1 what came does not check; 69 no node answered, or it broke off.
+    Exit codes: 0 written and checked; 1 it was refused, or what came does not check; 69 no node answered, none knows a leader, or
+                it broke off.
     """
     partial = file.with_name(file.name + ".partial")
     try:
@@ -187,14 +188,14 @@ def _print_fields(found: Mapping[str, Any]) -> None:
 
 
 async def _receive(endpoints: str, out: IO[bytes]) -> None:
-    """Write what the first node sends that has a backup to send. Ends the command with a sentence if none does."""
-    sentence = "no node of the cluster answered"
+    """Write what the first node sends that has a backup to send. Ends the command with what the last one said if none does."""
+    sentence, exit_code = "no node of the cluster answered", exit_codes.UNREACHABLE
     timeout = aiohttp.ClientTimeout(
         total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS
     )
     async with calling.session(timeout) as http:
-        for endpoint in filter(None, (part.strip() for part in endpoints.split(","))):
-            url = f"{endpoint.rstrip('/')}{wire.API_PREFIX}/cluster/backup"
+        for endpoint in calling.addresses(endpoints):
+            url = f"{endpoint}{wire.API_PREFIX}/cluster/backup"
             try:
                 async with http.post(url) as response:
                     if response.status == 200:
@@ -203,11 +204,13 @@ async def _receive(endpoints: str, out: IO[bytes]) -> None:
                         return
                     problem = await response.json(content_type=None)
                     sentence = str(problem.get("detail", f"{endpoint} answered {response.status}"))
+                    exit_code = calling.exit_code_of(problem.get("code"))
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                 out.seek(0)
                 out.truncate()
                 sentence = f"{endpoint} broke off: {str(error) or 'it was silent for too long'}"
-    fail(sentence, exit_codes.UNREACHABLE)
+                exit_code = exit_codes.UNREACHABLE
+    fail(sentence, exit_code)
 
 
 def _private(name: str, flags: int) -> int:

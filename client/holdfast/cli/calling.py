@@ -1,10 +1,29 @@
-"""How an operator's command speaks to nodes of its own choice: one session, made in one place, that shows who asks."""
+"""How an operator's command speaks to nodes of its own choice: which they are, one session, made in one place, that shows who asks,
+and the exit code of what they refuse."""
 
 from __future__ import annotations
 
 import aiohttp
 
-from holdfast.cli.common import credentials
+from holdfast.cli import exit_codes
+from holdfast.cli.common import credentials, fail
+from holdfast.transport import parse_endpoints
+from holdfast.wire import Code
+
+
+def addresses(endpoints: str) -> tuple[str, ...]:
+    """Base URLs, as every client reads them. Exits with a sentence for what is none."""
+    try:
+        return parse_endpoints(endpoints)
+    except ValueError as error:
+        fail(f"--endpoints: {error}", exit_codes.USAGE)
+
+
+def exit_code_of(code: object) -> int:
+    """`code`: of a node's problem."""
+    if code == Code.BAD_REQUEST:
+        return exit_codes.USAGE
+    return exit_codes.UNREACHABLE if code == Code.NO_LEADER else exit_codes.FAILED
 
 
 def session(timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
