@@ -53,7 +53,7 @@ class Sessions:
         self._chores = Chores()
         self._shared: Session | None = None
         self._opening: asyncio.Task[Session] | None = None
-        self._open: set[Session] = set()
+        self._open: dict[Session, None] = {}
         self._is_closed = False
         self._ending: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -109,12 +109,12 @@ class Sessions:
         if self._is_closed:
             await session.close(CLOSE_SECONDS)
             raise ClientClosed("the client was closed")
-        self._open.add(session)
+        self._open[session] = None
         session.ended.add_done_callback(lambda _: self._ended(session))
         return session
 
     def _ended(self, session: Session) -> None:
-        self._open.discard(session)
+        self._open.pop(session, None)
         if self._shared is session:
             self._shared = None
 

@@ -450,3 +450,16 @@ def test_the_end_of_the_process_does_not_wait_for_a_dead_cluster(
     _, err = process.communicate("\n", timeout=12)  # one client alone takes 3 s to give up
     assert process.returncode == 0
     assert "Traceback" not in err
+
+
+async def test_sessions_are_closed_in_the_order_in_which_they_were_opened(kit: Any) -> None:
+    """The order of their addresses would be another one in each run, and a seed of the simulator would not repeat."""
+    client = kit.client()
+    ended: list[str] = []
+    for number in range(20):
+        assert await client.acquire_lock(f"k{number}", max_hold=60.0)
+    opened = list(kit.cluster.sessions)
+    for session in client._sessions._open:
+        session.ended.add_done_callback(lambda _, name=session.id: ended.append(name))
+    await client.aclose()
+    assert ended == opened

@@ -468,9 +468,7 @@ class TestCost:
         assert (len(hf._holds), len(hf._holds._plain), len(session._holds)) == (0, 0, 0)
         assert session.ids.spread == 0
         assert len(session.ids._done) == 0
-        assert session._chores._tasks == {
-            each for each in session._chores._tasks if not each.done()
-        }
+        assert not any(each.done() for each in session._chores._tasks)
         assert len(session._chores._tasks) == 2  # the renewer and the watcher
 
     async def test_several_keys_in_any_order_do_not_deadlock(self, cluster: Cluster) -> None:
