@@ -240,7 +240,7 @@ def test_the_blocking_watch_is_an_iterator_with_a_timeout(threaded_cluster: Any,
 
 
 FORKING = """
-import gc, json, os, sys
+import gc, json, os, sys, weakref
 import holdfast
 
 def is_refused(items):
@@ -266,10 +266,12 @@ with holdfast.connect_sync(sys.argv[1].split(",")) as hf:
             hf.read_lock("k")
             told += [next(watch).revision, next(history).revision]
     if pid == 0:
+        inherited = [weakref.ref(watch._watch), weakref.ref(history.gi_frame.f_locals["items"])]
         history.close()
         told.append(is_refused(rest))
         del history, watch
         gc.collect()
+        told.append(all(each() is not None for each in inherited))
         os.write(write, json.dumps(told).encode())
         os._exit(0)
     print(json.dumps(told))
@@ -277,7 +279,7 @@ with holdfast.connect_sync(sys.argv[1].split(",")) as hf:
 
 
 def test_a_child_leaves_what_its_parent_has_open(threaded_cluster: Any, step: Any) -> None:
-    """It neither waits for a thread that it does not have, nor ends the connections of the parent, which reads on."""
+    """It neither waits for a thread that it does not have, nor ends or collects what is the parent's, which reads on."""
     cluster = threaded_cluster
     child_has_ended, end = cluster.gate(), cluster.gate()
 
@@ -310,7 +312,7 @@ def test_a_child_leaves_what_its_parent_has_open(threaded_cluster: Any, step: An
         check=False,
     )
     assert (run.returncode, run.stderr) == (0, "")
-    assert json.loads(run.stdout) == [5, 5, [True, True], 6, 6]
+    assert json.loads(run.stdout) == [5, 5, [True, True, True], 6, 6]
 
 
 def lock_body(token: int | None, previous: int | None = None) -> dict[str, Any]:
