@@ -240,7 +240,7 @@ def test_the_blocking_watch_is_an_iterator_with_a_timeout(threaded_cluster: Any,
 
 
 FORKING = """
-import gc, json, os, sys, weakref
+import gc, json, os, signal, sys, weakref
 import holdfast
 
 def is_refused(items):
@@ -258,6 +258,7 @@ with holdfast.connect_sync(sys.argv[1].split(",")) as hf:
         told.append(next(watch).revision)
         pid = os.fork()
         if pid == 0:
+            signal.alarm(20)  # a child that hangs is not left behind
             told = [is_refused(watch)]
         else:
             os.close(write)
