@@ -177,8 +177,8 @@ def test_a_cancel_excuses_no_other_hold_of_its_session() -> None:
 
 
 def test_a_release_is_acknowledged_again_after_a_close() -> None:
-    """Time 10: granted to a, who closes the session at 20 and releases as well. Time 25: b is granted the key. Time 30: the release is
-    answered: what was released by the close is released. Without the close, a would have to hold it until then."""
+    """Time 10: granted to a, who closes the session at 20 and releases as well. Time 25: b is granted the key. Time 30: the
+    release is answered: what the close has released is released. Without the close, a would have to hold it until then."""
     history = History(leases=[Lease("a", 0, 60 * SECOND), Lease("b", 0, 60 * SECOND)])
     release = Operation("a", "release", ("k",), "a", 29, 30, "ok", 1)
     history.operations += [grant(1, 10, "a", 1), release, grant(2, 25, "b", 1)]
