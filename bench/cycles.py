@@ -1,6 +1,6 @@
 """How many locks a second are taken and given back, and how long an acquire takes, beside the peers in the same run.
 
-    python bench/cycles.py                       1, 16, 64 and 256 workers, every peer that is found, about 4 minutes
+    python bench/cycles.py                       1, 16, 64 and 256 workers, every peer that is found, about 6 minutes
     python bench/cycles.py --quick               about a minute
     python bench/cycles.py --peers etcd,redis --workers 64
 
@@ -22,22 +22,19 @@ from measuring import answer, parser, say
 from peers import contender
 
 WORKERS = "1,16,64,256"
-ROUNDS, SECONDS, WARM_UP_SECONDS = 2, 3.0, 0.7
+ROUNDS, SECONDS, WARM_UP_SECONDS = 3, 2.5, 0.7
 QUICK_ROUNDS, QUICK_SECONDS = 1, 1.5
-JIT_SECONDS, QUICK_JIT_SECONDS = 3.0, 1.5
-"""Before the first round: Java compiles what is used often."""
+WARM_UP_WORKERS = 64
 
 
 async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS)
     seconds = arguments.seconds or (QUICK_SECONDS if arguments.quick else SECONDS)
-    jit_seconds = QUICK_JIT_SECONDS if arguments.quick else JIT_SECONDS
     counts = [int(each) for each in arguments.workers.split(",")]
     windows: dict[tuple[str, int], list[dict[str, Any]]] = {}
     async with Field(names_of(arguments.peers), arguments.directory) as field:
         common = {"do": "cycles", "contended": False, "warm_up": WARM_UP_SECONDS}
-        for name in field.names:
-            await field.order(name, **common, workers=64, seconds=jit_seconds)
+        await field.warm_up(quick=arguments.quick, workers=WARM_UP_WORKERS, contended=False)
         for number in range(rounds):
             for workers in counts:
                 for name in field.names:
@@ -50,8 +47,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "what": "cycles",
             "rounds": rounds,
             "seconds": seconds,
-            "versions": field.versions,
-            "missing": field.missing,
+            **field.facts,
             "rows": [
                 {"contender": name, "workers": workers, **median(got)}
                 for (name, workers), got in windows.items()
@@ -60,14 +56,19 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def median(windows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of each figure, and the lowest and the highest rate."""
+    """Of each figure, the lowest and the highest rate, and the most that strangers used in one of the windows."""
     made = {
         key: round(statistics.median(each[key] for each in windows), 3)
         for key in windows[0]
         if key != "workers"
     }
     rates = [each["per_second"] for each in windows]
-    return {**made, "per_second_min": min(rates), "per_second_max": max(rates)}
+    return {
+        **made,
+        "per_second_min": min(rates),
+        "per_second_max": max(rates),
+        "cpu_other_max": max(each["cpu_other"] for each in windows),
+    }
 
 
 def table(result: dict[str, Any]) -> str:

@@ -3,8 +3,8 @@
     async with Field(["holdfast", "etcd"], directory) as field:
         window = await field.order("etcd", do="cycles", workers=64, ...)
 
-Rule: whoever is missing is in `field.missing`, with how to install it. All servers run all the time, and only one has a load: the
-others cost what they cost when idle, and cost it everybody alike.
+Rule: whoever is missing is in `field.facts`, with how to install it, and so is every order that had to be given twice. All servers
+run all the time, and only one has a load: the others cost what they cost when idle, and cost it everybody alike.
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ from peers import CONTENDERS, Server, contender, make_server
 
 ORDER_SECONDS_MAX = 300.0
 """On top of what was ordered: no load process is waited for without an end."""
+HELD_SECONDS_MAX = 12.0
+"""After its client is gone a lock of any contender is free within 10 s (TTL, lease, session timeout), and some to notice it."""
+JIT_SECONDS = 20.0
+"""Java compiles what is used often. ZooKeeper's rate rises for that long under load, and it gets it from each of its clients."""
+WARM_UP_SECONDS = 3.0
+QUICK_WARM_UP_SECONDS = 1.5
 
 
 class Field:
-    """See the module. `servers` by module name, `addresses` as the load processes know them."""
+    """See the module. `names`: those who are there, in the order that was asked for; `servers` by module name."""
 
-    def __init__(
-        self, names: Sequence[str], directory: Path, settings: dict[str, str] | None = None
-    ) -> None:
-        """`settings`: lines of cluster.yml for Holdfast's servers, by module name."""
+    def __init__(self, names: Sequence[str], directory: Path) -> None:
         self.names: list[str] = []
-        self.missing: dict[str, str] = {}
         self.servers: dict[str, Server] = {}
+        self._missing: dict[str, str] = {}
+        self._retried: list[str] = []
         self._wanted = names
         self._root = directory
-        self._settings = settings or {}
         self._loaders: dict[str, asyncio.subprocess.Process] = {}
         self._stack = AsyncExitStack()
         self.directory = directory
@@ -62,7 +65,11 @@ class Field:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._stack.aclose()
+        try:
+            for name in list(self._loaders):
+                await self._end_loader(name)
+        finally:
+            await self._stack.aclose()
 
     async def _add(self, name: str) -> None:
         module = contender(name).server
@@ -77,7 +84,7 @@ class Field:
                 await server.start(folder)
                 self.servers[module] = server
             else:
-                self.missing[name] = why
+                self._missing[name] = why
                 say(f"not found: {contender(name).title}: {why}")
                 return
         self.names.append(name)
@@ -87,8 +94,19 @@ class Field:
         return self.servers[contender(name).server]
 
     @property
-    def versions(self) -> dict[str, str]:
-        return {name: server.version() for name, server in self.servers.items()}
+    def facts(self) -> dict[str, Any]:
+        """What belongs into the result of each measurement: `versions`, `missing`, `retried`."""
+        versions = {each.title.partition(",")[0]: each.version() for each in self.servers.values()}
+        return {"versions": versions, "missing": self._missing, "retried": self._retried}
+
+    async def warm_up(self, *, quick: bool, workers: int, contended: bool) -> None:
+        """A load for everybody before anything is measured."""
+        for name in self.names:
+            seconds = QUICK_WARM_UP_SECONDS if quick else WARM_UP_SECONDS
+            if contender(name).server == "zookeeper" and not quick:
+                seconds = JIT_SECONDS
+            order = {"workers": workers, "contended": contended, "warm_up": 0.0, "seconds": seconds}
+            await self.order(name, do="cycles", **order)
 
     async def order(self, name: str, *, again: bool = True, **order: Any) -> dict[str, Any]:
         """Have the load process of a contender do one thing. `again`: once more if it could not, for on a machine that is busy with
@@ -96,9 +114,13 @@ class Field:
         try:
             return await self._order(name, order)
         except RuntimeError as error:
+            await self._end_loader(name)
             if not again:
                 raise
             say(f"once more, because {error}")
+            self._retried.append(str(error))
+            # What it held is not released by anybody: it ends by itself.
+            await asyncio.sleep(HELD_SECONDS_MAX)
             return await self._order(name, order)
 
     async def _order(self, name: str, order: dict[str, Any]) -> dict[str, Any]:
@@ -109,8 +131,11 @@ class Field:
             raise RuntimeError("the load process has no pipes")
         order = {"servers": self.server_of(name).pids, **order}
         loader.stdin.write(json.dumps(order).encode() + b"\n")
-        async with asyncio.timeout(ORDER_SECONDS_MAX + order["seconds"]):
-            line = await loader.stdout.readline()
+        try:
+            async with asyncio.timeout(ORDER_SECONDS_MAX + order["seconds"]):
+                line = await loader.stdout.readline()
+        except TimeoutError:
+            raise RuntimeError(f"{name}: no answer to {order['do']}") from None
         answer: dict[str, Any] = json.loads(line or b'{"failed": "the load process ended"}')
         if "failed" in answer:
             raise RuntimeError(f"{name}: {answer['failed']}")
@@ -127,12 +152,12 @@ class Field:
         )
         self._loaders[name] = loader
 
-        async def end() -> None:
+    async def _end_loader(self, name: str) -> None:
+        loader = self._loaders.pop(name, None)
+        if loader is not None:
             if loader.returncode is None:
                 loader.kill()
             await loader.wait()
-
-        self._stack.push_async_callback(end)
 
 
 def names_of(chosen: str | None) -> list[str]:

@@ -16,10 +16,11 @@ from typing import Any
 import aiohttp
 import wrk
 from cycles import median
-from field import Field
+from field import Field, names_of
 from measuring import answer, parser, say
 
 CONNECTIONS = 64
+HAVE_HTTP = ("holdfast", "etcd")
 ROUNDS, SECONDS = 3, 4.0
 QUICK_ROUNDS, QUICK_SECONDS = 1, 2.0
 WARM_UP_SECONDS = 1.0
@@ -34,7 +35,8 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if not wrk.is_there():
         return {**result, "missing": {"wrk": wrk.HOW_TO_INSTALL}, "versions": {}}
     windows: dict[str, list[dict[str, Any]]] = {}
-    async with Field(["holdfast", "etcd"], arguments.directory) as field:
+    names = [name for name in names_of(arguments.peers) if name in HAVE_HTTP]
+    async with Field(names, arguments.directory) as field:
         addresses = {name: await _prepared(field, name) for name in field.names}
         for number in range(-1, rounds):
             for name, (url, environment) in addresses.items():
@@ -50,7 +52,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 if number >= 0:
                     windows.setdefault(name, []).append(got)
                     say(f"round {number + 1}: {name:9} {got['per_second']:8,.0f} cycles/s")
-        result |= {"missing": field.missing, "versions": field.versions}
+        result |= field.facts
     result["rows"] = [{"contender": name, **median(got)} for name, got in windows.items()]
     return result
 
@@ -94,6 +96,7 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     options = parser(__doc__)
+    options.add_argument("--peers", help="etcd; '' for none")
     options.add_argument("--connections", type=int, default=CONNECTIONS)
     arguments = options.parse_args()
     result = asyncio.run(measure(arguments))

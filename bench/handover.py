@@ -1,6 +1,6 @@
 """How fast one contended key goes from hand to hand, among 16 workers that all wait for it, and whether they get equal shares.
 
-    python bench/handover.py           three rounds, about a minute
+    python bench/handover.py           three rounds, about two minutes and a half
     python bench/handover.py --quick
 
 Rule: nobody holds the key longer than an instant, so the rate is what the service itself allows. In Holdfast a release and the
@@ -31,6 +31,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     windows: dict[str, list[dict[str, Any]]] = {}
     limits: list[float] = []
     async with Field(names_of(arguments.peers), arguments.directory) as field:
+        await field.warm_up(quick=arguments.quick, workers=arguments.waiters, contended=True)
         common = {"do": "cycles", "warm_up": WARM_UP_SECONDS, "seconds": seconds}
         for number in range(rounds):
             alone = await field.order("holdfast", **common, workers=1, contended=False)
@@ -43,8 +44,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         return {
             "what": "handover",
             "waiters": arguments.waiters,
-            "versions": field.versions,
-            "missing": field.missing,
+            **field.facts,
             "one_commit_at_a_time": sorted(limits)[len(limits) // 2],
             "rows": [{"contender": name, **median(got)} for name, got in windows.items()],
         }

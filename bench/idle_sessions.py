@@ -15,7 +15,7 @@ import asyncio
 from typing import Any
 
 from field import Field, names_of
-from measuring import answer, parser, say
+from measuring import Usage, answer, parser, say
 from peers import contender
 
 SESSIONS, SECONDS = 10_000, 30.0
@@ -29,35 +29,32 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     seconds = QUICK_SECONDS if arguments.quick else SECONDS
     rows = []
     names = [name for name in names_of(arguments.peers) if name in CAN_IDLE]
-    missing: dict[str, str] = {}
-    versions: dict[str, str] = {}
+    facts: dict[str, Any] = {"versions": {}, "missing": {}, "retried": []}
     for name in names:
         # One after the other, each alone: thousands of connections of one would be in the way of the next.
         async with Field([name], arguments.directory) as field:
-            missing |= field.missing
-            versions |= field.versions
             if name not in field.names:
+                facts["missing"] |= field.facts["missing"]
                 continue
             before = await _resting(field, name)
             got = await field.order(
                 name, do="idle", sessions=sessions, ttl_seconds=TTL_SECONDS, seconds=seconds
             )
             rows.append({"contender": name, "cpu_without": before, **got})
+            facts["versions"] |= field.facts["versions"]
+            facts["retried"] += field.facts["retried"]
             say(f"{name:16} {got['cpu_server']:.0%} of a core for {sessions:,} sessions")
     return {
         "what": "idle_sessions",
         "sessions": sessions,
         "ttl_seconds": TTL_SECONDS,
-        "versions": versions,
-        "missing": missing,
+        **facts,
         "rows": rows,
     }
 
 
 async def _resting(field: Field, name: str, seconds: float = 3.0) -> float:
     """Cores that the servers use without any session."""
-    from measuring import Usage
-
     await asyncio.sleep(2)
     usage = Usage(field.server_of(name).pids)
     await asyncio.sleep(seconds)

@@ -5,10 +5,11 @@
 
 Rule: the load is so many callers with a connection each, spread over the nodes, who take and give back locks of their own over
 plain HTTP as fast as they are answered. The load that the cluster can take is found first: as many callers as it serves in a
-quarter of a second each. The overload is ten times as many (`--factor`), who would wait for two and a half seconds if all were let
-in. Whoever is told `overloaded` asks again after the `retry_after_ms` of the answer, as a client should. Meanwhile STEADY sessions
-of 10 s are renewed by the Python client in a process of its own, and none may be lost. The callers share the machine with the
-nodes, so what they cost is missing from the goodput, too.
+quarter of a second each. What is done at that load is the `peak`; it is not the highest of many loads. The overload is ten times
+as many callers (`--factor`), who would wait for two and a half seconds if all were let in. They are callers, not requests: whoever
+is told `overloaded` asks again after the `retry_after_ms` of the answer, as a client should, and is silent until then. Meanwhile
+STEADY sessions of 10 s are renewed by the Python client in a process of its own, and none may be lost. The callers share the
+machine with the nodes, so what they cost is missing from the goodput, too.
 """
 
 from __future__ import annotations
@@ -169,8 +170,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "goodput_of_peak": round(rows[1]["per_second"] / rows[0]["per_second"], 3),
             "steady_sessions": STEADY,
             "steady_lost": why or None,
-            "versions": cluster_field.versions,
-            "missing": {},
+            **cluster_field.facts,
         }
 
 

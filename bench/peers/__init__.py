@@ -65,7 +65,11 @@ class Contender:
     title: str
     server: str
     client: str
-    function: str = "drive"
+
+    @property
+    def service(self) -> str:
+        """Without the client, where another one is used."""
+        return self.title.partition(",")[0]
 
 
 CONTENDERS = (

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -135,11 +137,13 @@ async def drive(address: list[int], tape: Tape, *, contended: bool) -> None:
             pairs = [shared_key(client, b"contended", lease) for lease in leases]
         else:
             pairs = [own_key(client, b"cycles/%d" % n, lease) for n, lease in enumerate(leases)]
-        await loops(pairs, tape)
-        keeping.cancel()
-        await asyncio.wait([keeping])
-        for lease in leases:
-            await client.revoke(pb.RevokeRequest(id=lease))
+        try:
+            await loops(pairs, tape)
+        finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
+            for lease in leases:
+                await client.revoke(pb.RevokeRequest(id=lease))
 
 
 async def idle(
@@ -148,10 +152,12 @@ async def idle(
     """One lease a session with one key under it, all kept alive on one stream: the least that it can cost."""
     async with connected(await leader_port(address)) as client:
         leases: list[int] = []
+        ours = secrets.token_hex(4).encode()  # another try may have left keys
         for first in range(0, sessions, OPENED_AT_ONCE):
             # Long at first: opening thousands takes longer than the TTL. It plays no part in the cost of keeping them.
             some = await _grant(client, min(OPENED_AT_ONCE, sessions - first), 3600)
-            pairs = [own_key(client, b"idle/%d" % n, lease) for n, lease in enumerate(some, first)]
+            keys = (b"idle/%s/%d" % (ours, number) for number in itertools.count(first))
+            pairs = [own_key(client, key, lease) for key, lease in zip(keys, some, strict=False)]
             await asyncio.gather(*(acquire() for acquire, _ in pairs))
             leases += some
         ready()

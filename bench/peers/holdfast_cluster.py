@@ -10,19 +10,18 @@ from holdfast_coordinator.local_cluster import LocalCluster
 
 
 class Server:
-    """See `peers.Server`. `settings`: more lines for cluster.yml."""
+    """See `peers.Server`. The address is the list of endpoints as the client takes it."""
 
     title = "Holdfast, three nodes"
 
-    def __init__(self, settings: str = "") -> None:
-        self._settings = settings
+    def __init__(self) -> None:
         self.cluster: LocalCluster | None = None
 
     def missing(self) -> str | None:
         return None
 
     async def start(self, directory: Path) -> None:
-        cluster = LocalCluster(directory, settings=self._settings)
+        cluster = LocalCluster(directory)
         await cluster.__aenter__()
         self.cluster = cluster
 

@@ -74,14 +74,13 @@ async def idle(keep: Any, address: Any, order: dict[str, Any]) -> dict[str, Any]
 
 async def main(name: str, address: Any) -> None:
     free_files()
-    chosen = contender(name)
-    module = importlib.import_module(f"peers.{chosen.client}")
+    module = importlib.import_module(f"peers.{contender(name).client}")
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         order = json.loads(line)
         try:
             if order["do"] == "cycles":
-                answer = await cycles(getattr(module, chosen.function), address, order)
+                answer = await cycles(module.drive, address, order)
             else:
                 answer = await idle(module.idle, address, order)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the parent is told

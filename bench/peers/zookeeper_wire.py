@@ -1,8 +1,9 @@
 """ZooKeeper through its bare protocol: what its servers can do when the client costs little.
 
 A worker's own key: create an ephemeral node and delete it. A contended key: the usual recipe (an ephemeral sequential node, look
-who is before, watch that one). One session for all workers, connected to the leader; for idle sessions one connection each, for
-that is what a session is, over all nodes.
+who is before, watch that one). One session for all workers, connected to the leader: with a session for each worker, at the leader
+or spread over the nodes, fewer cycles were done here. For idle sessions one connection each, over all nodes: that is what a session
+is.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import cast
 
 from measuring import Tape
@@ -199,51 +200,53 @@ def recipe(session: Session, base: bytes) -> Pair:
 
 
 async def drive(address: list[int], tape: Tape, *, contended: bool) -> None:
-    session = await Session.connect(await leader_port(address))
-    pinging = asyncio.ensure_future(_ping([session], TIMEOUT_MS / 1000))
     base = b"/contended-wire" if contended else b"/cycles-wire"
-    await ensure(session, base)
-    paths = [b"%s/%d" % (base, number) for number in range(tape.workers)]
-    await loops(
-        [recipe(session, base) if contended else own_key(session, path) for path in paths], tape
-    )
-    pinging.cancel()
-    await session.close()
+    async with sessions([await leader_port(address)], TIMEOUT_MS / 1000) as (session,):
+        await ensure(session, base)
+        paths = [b"%s/%d" % (base, number) for number in range(tape.workers)]
+        await loops(
+            [recipe(session, base) if contended else own_key(session, path) for path in paths], tape
+        )
 
 
 async def idle(
-    address: list[int], sessions: int, ttl_seconds: float, ready: Callable[[], object]
+    address: list[int], count: int, ttl_seconds: float, ready: Callable[[], object]
 ) -> None:
-    opened: list[Session] = []
-    pinging: asyncio.Future[None] | None = None
-    for first in range(0, sessions, OPENED_AT_ONCE):
-        ports = [
-            address[number % len(address)]
-            for number in range(first, min(first + OPENED_AT_ONCE, sessions))
-        ]
-        opened += await asyncio.gather(
-            *(Session.connect(port, int(ttl_seconds * 1000)) for port in ports)
-        )
-        if pinging is not None:
-            pinging.cancel()
-        pinging = asyncio.ensure_future(_ping(opened, ttl_seconds))
-    await ensure(opened[0], b"/idle")
-    for first in range(0, sessions, OPENED_AT_ONCE):
-        some = enumerate(opened[first : first + OPENED_AT_ONCE], first)
-        await asyncio.gather(*(each.create(b"/idle/%d" % n, EPHEMERAL) for n, each in some))
-    ready()
-    try:
+    ports = [address[number % len(address)] for number in range(count)]
+    async with sessions(ports, ttl_seconds) as opened:
+        await ensure(opened[0], b"/idle")
+        for first in range(0, count, OPENED_AT_ONCE):
+            some = enumerate(opened[first : first + OPENED_AT_ONCE], first)
+            await asyncio.gather(*(each.create(b"/idle/%d" % n, EPHEMERAL) for n, each in some))
+        ready()
         await asyncio.wait([each.lost for each in opened], return_when=asyncio.FIRST_COMPLETED)
         raise RuntimeError("a session was lost")
+
+
+@contextlib.asynccontextmanager
+async def sessions(ports: Sequence[int], ttl_seconds: float) -> AsyncIterator[list[Session]]:
+    """One for each of these ports, kept alive from the first on, and closed whatever happens."""
+    opened: list[Session] = []
+    pinging: asyncio.Future[None] | None = None
+    try:
+        for first in range(0, len(ports), OPENED_AT_ONCE):
+            some = ports[first : first + OPENED_AT_ONCE]
+            opened += await asyncio.gather(
+                *(Session.connect(port, int(ttl_seconds * 1000)) for port in some)
+            )
+            if pinging is not None:
+                pinging.cancel()
+            pinging = asyncio.ensure_future(_ping(opened, ttl_seconds))
+        yield opened
     finally:
         if pinging is not None:
             pinging.cancel()
-        for first in range(0, sessions, OPENED_AT_ONCE):
+        for first in range(0, len(opened), OPENED_AT_ONCE):
             await asyncio.gather(*(each.close() for each in opened[first : first + OPENED_AT_ONCE]))
 
 
-async def _ping(sessions: list[Session], ttl_seconds: float) -> None:
+async def _ping(opened: Sequence[Session], ttl_seconds: float) -> None:
     async def ping(number: int) -> None:
-        sessions[number].ping()
+        opened[number].ping()
 
-    await renew_evenly(len(sessions), ttl_seconds / 3, ping)
+    await renew_evenly(len(opened), ttl_seconds / 3, ping)
