@@ -1,7 +1,8 @@
 """What every measurement needs: percentiles, the CPU and the memory of processes, and the facts about the machine.
 
 Rule: a duration is measured with `time.perf_counter`, CPU time is the kernel's, of processes and all their children. A figure that
-a busy machine has spoilt is not hidden: each window says how much CPU strangers used meanwhile (`cpu_other`).
+a busy machine has spoilt is not hidden: each window says how much CPU strangers used meanwhile (`cpu_other`), and the report names
+those in which it was more than DISTURBED_CORES.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import itertools
 import json
 import logging
 import math
+import multiprocessing
 import os
 import platform
 import signal
@@ -19,7 +21,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +33,11 @@ import uvloop
 TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 MIB: Final = 2**20
+DISTURBED_CORES: Final = 0.15
+"""More than this used by strangers, and a window is called disturbed. The servers of the contenders whose turn it is not are among
+the strangers; on a quiet machine all of them together use half of it."""
+WRITERS: Final = 3
+"""As many nodes as the clusters have here, each of which syncs its log on the one disk."""
 FOLDER: Final = Path(__file__).parent
 
 
@@ -181,7 +190,8 @@ def machine_facts(directory: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "file_system": _file_system(directory),
         "fdatasync_us": fdatasync_us(directory),
-        "round_trip_us": uvloop.run(round_trip_us()),
+        "fdatasync_of_three_us": fdatasync_of_three_us(directory),
+        "round_trip_us": round_trip_us(),
         "load_average": round(os.getloadavg()[0], 2),
         "commit": _commit(),
     }
@@ -189,7 +199,7 @@ def machine_facts(directory: Path) -> dict[str, Any]:
 
 def fdatasync_us(directory: Path, count: int = 300) -> float:
     """The median of an append of 4 KiB made durable, in microseconds."""
-    path, block, took = directory / "fdatasync", os.urandom(4096), []
+    path, block, took = directory / f"fdatasync-{os.getpid()}", os.urandom(4096), []
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
     try:
         for _ in range(count):
@@ -203,24 +213,48 @@ def fdatasync_us(directory: Path, count: int = 300) -> float:
     return round(percentile(sorted(took), 0.5) * 1e6, 1)
 
 
-async def round_trip_us(count: int = 1000) -> float:
-    """The median of a byte sent over loopback and back, both ends on one event loop, in microseconds."""
+def fdatasync_of_three_us(directory: Path) -> float:
+    """The same by WRITERS processes at a time, each into a file of its own: the median of their medians."""
+    with ProcessPoolExecutor(WRITERS) as pool:
+        took = list(pool.map(fdatasync_us, [directory] * WRITERS, [1000] * WRITERS))
+    return percentile(sorted(took), 0.5)
 
+
+def round_trip_us(count: int = 3000) -> float:
+    """The median of a byte sent over loopback to another process and back, both on uvloop, in microseconds."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.Process(target=_echo, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        return uvloop.run(_round_trip_us(ours.recv(), count))
+    finally:
+        process.kill()
+        process.join()
+
+
+def _echo(ready: Connection) -> None:
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while byte := await reader.read(1):
             writer.write(byte)
-        writer.close()
 
+    async def serve() -> None:
+        async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+            ready.send(server.sockets[0].getsockname()[1])
+            await server.serve_forever()
+
+    uvloop.run(serve())
+
+
+async def _round_trip_us(port: int, count: int) -> float:
     took = []
-    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for _ in range(count):
-            began = time.perf_counter()
-            writer.write(b"?")
-            await reader.readexactly(1)
-            took.append(time.perf_counter() - began)
-        writer.close()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for _ in range(count):
+        began = time.perf_counter()
+        writer.write(b"?")
+        await reader.readexactly(1)
+        took.append(time.perf_counter() - began)
+    writer.close()
     return round(percentile(sorted(took), 0.5) * 1e6, 1)
 
 
