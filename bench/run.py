@@ -12,8 +12,11 @@ all the same. What is not on this machine is named with how to install it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,30 +25,35 @@ from typing import Any
 
 import report
 from charts import draw
-from measuring import FOLDER, machine_facts, parser, say
+from measuring import FOLDER, family, machine_facts, parser, say
 
 RESULTS = FOLDER / "results"
-STEP_SECONDS_MAX = 3600.0
+STEP_SECONDS_MAX = 1800.0
 """A backstop; each program bounds itself."""
 END_SECONDS_MAX = 60.0
+"""For a program that was told to end, and its servers with it."""
 FAILOVER_ROUNDS = 8
-SNAPSHOT_PROMISE_BROKEN = 1
-"""What snapshot_pause.py says with its exit code is in its result, too."""
+QUICK_PEERS = {"handover": "etcd,zookeeper-wire", "idle_sessions": "etcd"}
+"""Beside whom a first look is taken, unless --peers says so."""
 
 
 def steps(arguments: argparse.Namespace) -> dict[str, list[str]]:
     """Name of each measurement -> the program and its options."""
     quick = ["--quick"] if arguments.quick else []
     prototype = ["--prototype", str(arguments.prototype)] if arguments.prototype else []
-    peers = ["--peers", arguments.peers] if arguments.peers is not None else []
     many = [] if arguments.full else ["--many", "200000"]
+
+    def peers(name: str) -> list[str]:
+        chosen = arguments.peers
+        if chosen is None and arguments.quick:
+            chosen = QUICK_PEERS.get(name)
+        return [] if chosen is None else ["--peers", chosen]
+
     made = {
-        "cycles": ["cycles.py", *quick, *peers, *(["--workers", "1,64"] if quick else [])],
-        "gateway": ["gateway.py", *quick],
-        "handover": [
-            "handover.py", *quick, *(["--peers", "etcd,zookeeper-wire"] if quick else peers),
-        ],
-        "idle_sessions": ["idle_sessions.py", *quick, *(["--peers", "etcd"] if quick else peers)],
+        "cycles": ["cycles.py", *quick, *peers("cycles"), *(["--workers", "1,64"] if quick else [])],
+        "gateway": ["gateway.py", *quick, *peers("gateway")],
+        "handover": ["handover.py", *quick, *peers("handover")],
+        "idle_sessions": ["idle_sessions.py", *quick, *peers("idle_sessions")],
         "held_locks": ["held_locks.py", *(quick or many)],
         "overload": ["overload.py", *quick],
         "snapshot_pause": ["snapshot_pause.py", *quick],
@@ -60,7 +68,7 @@ def steps(arguments: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def run_step(command: list[str], directory: Path) -> Any:
-    """The answer of one program. Raises RuntimeError if there is none."""
+    """The answer of one program. Raises RuntimeError if there is none, or if the program says that it is not to be trusted."""
     where = ["--directory", str(directory), "--json"]
     process = subprocess.Popen(  # noqa: S603 - a program of ours
         [sys.executable, str(FOLDER / command[0]), *command[1:], *where],
@@ -72,13 +80,24 @@ def run_step(command: list[str], directory: Path) -> Any:
     finally:
         # Whatever has happened here: it ends its servers before it ends.
         if process.poll() is None:
-            process.terminate()
-            process.wait(END_SECONDS_MAX)
+            end(process, END_SECONDS_MAX)
     lines = told.strip().splitlines()
     is_answered = bool(lines) and lines[-1][:1] in ("{", "[")
-    if not is_answered or process.returncode not in (0, SNAPSHOT_PROMISE_BROKEN):
+    if not is_answered or process.returncode != 0:
         raise RuntimeError(f"{command[0]} ended with {process.returncode}")
     return json.loads(lines[-1])
+
+
+def end(process: subprocess.Popen[str], seconds_max: float) -> None:
+    """Tell a program to end. If it does not, end it and all that it started: its servers are in sessions of their own."""
+    process.terminate()
+    try:
+        process.wait(seconds_max)
+    except subprocess.TimeoutExpired:
+        for pid in family([process.pid]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -116,10 +135,11 @@ def main() -> int:
     written = RESULTS / ("published.json" if arguments.publish else "latest.json")
     written.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
     print(json.dumps(result) if arguments.json else report.text(result))
-    draw(result, RESULTS / "charts")
+    say(f"written: {written}")
     if arguments.publish:
         report.publish(result)
-    say(f"written: {written} and {RESULTS / 'charts'}")
+    else:
+        draw(result, RESULTS / "charts")
     return 1 if result["failed"] else 0
 
 

@@ -7,7 +7,7 @@ One node that is its own majority, with a real journal on a real disk, holds so 
 pause of its event loop is measured for a while without a snapshot (that is what the load and the garbage collector cost), and
 then while snapshots are taken. At the end the state in the file is compared with that of the machine, byte for byte, and a
 restart is timed. The promise: under
-50 ms, however many there are. The exit code says whether it was kept.
+50 ms, however many there are. The exit code is 1 if the two states differ: then the figures are worth nothing.
 
 A node that gets such a snapshot from its leader reads it in steps, between which it answers. The longest of them is measured, and
 the moment of taking over, in which a state of the same size is let go.
@@ -51,6 +51,7 @@ LIMITS = Limits(keys_held_max=1_100_000, sessions_max=1_100_000)
 """Each lock has a session of its own."""
 DAY_MS = 24 * 3600 * 1000
 AT_ONCE = 2_000
+LOAD_AT_ONCE = 5
 BASELINE_SECONDS = 8.0
 ROUNDS = 3
 
@@ -103,15 +104,18 @@ async def fill(node: Node, locks: int) -> None:
 
 
 async def load(node: Node, rate: int, locks: int) -> None:
-    """A steady stream of grants and releases of other keys."""
-    number = locks
+    """A steady stream of grants and releases of other keys: `rate` operations a second, or as many as can be done."""
+    number, due = locks, time.perf_counter()
     while True:
-        await asyncio.sleep(10 / rate)
-        grants = await asyncio.gather(*(node.submit(acquire(number + each)) for each in range(5)))
-        number += 5
-        for grant in grants:
-            if isinstance(grant, Granted):
-                await node.submit(Release(grant.session, grant.token))
+        due = max(due + 2 * LOAD_AT_ONCE / rate, time.perf_counter())
+        some = range(number, number + LOAD_AT_ONCE)
+        grants = await asyncio.gather(*(node.submit(acquire(each)) for each in some))
+        number += LOAD_AT_ONCE
+        released = [
+            Release(each.session, each.token) for each in grants if isinstance(each, Granted)
+        ]
+        await asyncio.gather(*(node.submit(each) for each in released))
+        await asyncio.sleep(due - time.perf_counter())
 
 
 class Pauses:
@@ -260,7 +264,7 @@ def main() -> int:
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     answer(result, as_json=arguments.json, table=table(result))
-    return os.EX_OK if result["equal"] and result["pause_ms"] < PAUSE_MS_MAX else 1
+    return os.EX_OK if result["equal"] else 1
 
 
 if __name__ == "__main__":
