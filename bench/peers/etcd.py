@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 from peers import PACKAGES
@@ -29,6 +30,8 @@ class Server:
     def __init__(self) -> None:
         self._processes = Processes()
         self._ports: list[int] = []
+        self._peers: list[int] = []
+        self._directory = Path()
 
     def missing(self) -> str | None:
         if program() is None:
@@ -39,20 +42,36 @@ class Server:
 
     async def start(self, directory: Path) -> None:
         ports = free_ports(6)
-        self._ports, peers = ports[:3], ports[3:]
-        cluster = ",".join(f"n{n}=http://127.0.0.1:{port}" for n, port in enumerate(peers))
-        for number, (port, peer) in enumerate(zip(self._ports, peers, strict=True)):
-            client, own = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peer}"
-            await self._processes.spawn(
-                f"n{number}",
-                [program() or "etcd", "--name", f"n{number}", "--data-dir", directory / f"n{number}",
-                 "--listen-client-urls", client, "--advertise-client-urls", client,
-                 "--listen-peer-urls", own, "--initial-advertise-peer-urls", own,
-                 "--initial-cluster", cluster, "--initial-cluster-state", "new",
-                 "--logger", "zap", "--log-level", "error"],
-                directory,
-            )  # fmt: skip
+        self._ports, self._peers = ports[:3], ports[3:]
+        self._directory = directory
+        for number in range(len(self._ports)):
+            await self._spawn(number)
         await self._processes.listening(self._ports)
+
+    async def _spawn(self, number: int) -> None:
+        cluster = ",".join(f"n{n}=http://127.0.0.1:{port}" for n, port in enumerate(self._peers))
+        client = f"http://127.0.0.1:{self._ports[number]}"
+        own = f"http://127.0.0.1:{self._peers[number]}"
+        await self._processes.spawn(
+            f"n{number}",
+            [program() or "etcd", "--name", f"n{number}", "--data-dir", self._directory / f"n{number}",
+             "--listen-client-urls", client, "--advertise-client-urls", client,
+             "--listen-peer-urls", own, "--initial-advertise-peer-urls", own,
+             "--initial-cluster", cluster, "--initial-cluster-state", "new",
+             "--logger", "zap", "--log-level", "error"],
+            self._directory,
+        )  # fmt: skip
+
+    def signal(self, port: int, how: Signals) -> None:
+        """To the node with this client port."""
+        self._processes.send(f"n{self._ports.index(port)}", how)
+
+    async def start_again(self, port: int) -> None:
+        """The node with this client port, which was killed."""
+        number = self._ports.index(port)
+        await self._processes.ended(f"n{number}")
+        await self._spawn(number)
+        await self._processes.listening([port])
 
     @property
     def address(self) -> Any:

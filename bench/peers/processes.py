@@ -48,6 +48,14 @@ class Processes:
             )
         self._running[name] = (process, log)
 
+    def send(self, name: str, number: signal.Signals) -> None:
+        self._running[name][0].send_signal(number)
+
+    async def ended(self, name: str) -> None:
+        """Wait until one has ended; it may be started again then."""
+        await self._running[name][0].wait()
+        del self._running[name]
+
     async def listening(self, ports: Sequence[int]) -> None:
         """Wait until somebody answers at each of these ports of loopback."""
         for port in ports:
