@@ -21,7 +21,6 @@ import json
 import os
 import random
 import re
-import socket
 import statistics
 import subprocess
 import sys
@@ -37,6 +36,7 @@ from measuring import answer, log_to_stderr, parser, percentile, say
 
 from holdfast_coordinator.certificates import CertificateFiles
 from holdfast_coordinator.collector import Collector
+from holdfast_coordinator.local_cluster import free_ports
 from holdfast_coordinator.machine import Limits
 from holdfast_coordinator.machine.operations import Acquire, OpenSession, Release
 from holdfast_coordinator.machine.outcomes import Granted
@@ -200,16 +200,6 @@ async def measure(engine: Engine, propose: Propose, in_flight: int, seconds: flo
     sys.stdout.flush()
 
 
-def free_ports() -> list[int]:
-    sockets = [socket.socket() for _ in NAMES]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 def first_line(processes: list[subprocess.Popen[str]], pattern: str, seconds: float) -> str:
     """The first line that one of them prints and that matches; then all are stopped."""
     try:
@@ -254,7 +244,7 @@ def make_certificates(directory: Path) -> None:
 
 def run_ours(who: str, in_flight: int, seconds: float, directory: Path) -> dict[str, float]:
     """Three processes of ours: `engine`, `engine TLS` or `node`."""
-    ports = ",".join(map(str, free_ports()))
+    ports = ",".join(map(str, free_ports(len(NAMES))))
     command = [sys.executable, __file__, "--ports", ports, "--load", str(in_flight)]
     command += ["--seconds", str(seconds), "--directory", str(directory), "--who", who]
     if who == "engine TLS":
@@ -272,7 +262,7 @@ def run_ours(who: str, in_flight: int, seconds: float, directory: Path) -> dict[
 
 def run_prototype(path: str, in_flight: int, seconds: float, directory: Path) -> dict[str, float]:
     """Three processes of the prototype, which prints a line of its own kind."""
-    addresses = [f"127.0.0.1:{port}" for port in free_ports()]
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(len(NAMES))]
     environment = {**os.environ, "PROTOTYPE_DIR": str(directory)}
     processes = [
         subprocess.Popen(  # noqa: S603 - programs of ours

@@ -15,11 +15,13 @@ import asyncio
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import uvloop
+from measuring import cpu_seconds, percentile
 
 import holdfast
 from holdfast_coordinator.local_cluster import LocalCluster
@@ -29,7 +31,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "stream": {"stream": True},
     "plain": {"stream": False, "encoding": "msgpack"},
 }
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -38,12 +39,6 @@ class Measured:
     p50_ms: float
     p99_ms: float
     cost_us: dict[str, float]
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 async def measure(
@@ -63,26 +58,28 @@ async def measure(
         tasks = [asyncio.create_task(work(client, f"bench/{n}")) for n in range(workers)]
         await asyncio.sleep(WARM_UP_SECONDS)
         acquired.clear()
-        before = {name: cpu_seconds(pid) for name, pid in processes.items()}
+        before = {name: cpu_seconds([pid]) for name, pid in processes.items()}
         begun = time.perf_counter()
         await asyncio.sleep(seconds)
         cycles, took = len(acquired), time.perf_counter() - begun
         ordered = sorted(acquired)
         cost = {
-            name: (cpu_seconds(pid) - before[name]) / max(1, cycles) * 1e6
+            name: (cpu_seconds([pid]) - before[name]) / max(1, cycles) * 1e6
             for name, pid in processes.items()
         }
         stop.set()
         await asyncio.gather(*tasks)
     return Measured(
         cycles / took,
-        ordered[len(ordered) // 2] * 1000,
-        ordered[int(len(ordered) * 0.99)] * 1000,
+        percentile(ordered, 0.50) * 1000,
+        percentile(ordered, 0.99) * 1000,
         cost,
     )
 
 
-async def run(workers: list[int], seconds: float, rounds: int, via: str) -> None:
+async def run(
+    workers: list[int], seconds: float, rounds: int, via: str, ways: Sequence[str]
+) -> None:
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as folder:
         async with LocalCluster(Path(folder)) as cluster:
             async with holdfast.connect(cluster.endpoints) as client:
@@ -103,13 +100,15 @@ async def run(workers: list[int], seconds: float, rounds: int, via: str) -> None
             )
             for _ in range(rounds):
                 for number in workers:
-                    await compare(endpoints, number, seconds, processes)
+                    await compare(endpoints, number, seconds, processes, ways)
 
 
-async def compare(endpoints: str, workers: int, seconds: float, processes: dict[str, int]) -> None:
+async def compare(
+    endpoints: str, workers: int, seconds: float, processes: dict[str, int], ways: Sequence[str]
+) -> None:
     rates = {}
-    for name, way in WAYS.items():
-        one = await measure(endpoints, workers, seconds, processes, way)
+    for name in ways:
+        one = await measure(endpoints, workers, seconds, processes, WAYS[name])
         rates[name] = one.cycles_per_second
         cost = "  ".join(f"{who} {us:.0f}" for who, us in one.cost_us.items())
         print(
@@ -117,7 +116,7 @@ async def compare(endpoints: str, workers: int, seconds: float, processes: dict[
             f"  {cost}  sum {sum(one.cost_us.values()):.0f}",
             flush=True,
         )
-    if len(rates) == len(("stream", "plain")):
+    if len(rates) == len(WAYS):
         print(f"{workers:>8} stream/plain {rates['stream'] / max(rates['plain'], 1e-9):.2f}")
 
 
@@ -129,11 +128,9 @@ def main() -> None:
     parser.add_argument("--via", choices=("any", "leader", "follower"), default="any")
     parser.add_argument("--ways", default="stream,plain", help="which of the two, for a profile")
     asked = parser.parse_args()
-    for each in set(WAYS) - set(asked.ways.split(",")):
-        del WAYS[each]
     workers = [int(each) for each in asked.workers.split(",")]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(workers, asked.seconds, asked.rounds, asked.via))
+        runner.run(run(workers, asked.seconds, asked.rounds, asked.via, asked.ways.split(",")))
 
 
 if __name__ == "__main__":
