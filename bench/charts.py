@@ -120,9 +120,11 @@ def _handover(axes: Any, measured: dict[str, Any]) -> None:
 
 def _idle(axes: Any, measured: dict[str, Any]) -> None:
     idle = measured["idle_sessions"]
-    rows = _of_contenders(idle, lambda row: row["cpu_server"] * 1e6 / idle["sessions"])
+    rows = _of_contenders(
+        idle, lambda row: (row["cpu_server"] - row["cpu_without"]) * 1e6 / idle["sessions"]
+    )
     _bars(axes, rows, "{:.1f}")
-    title = "Cost of an idle session of 10 s, all nodes (less is better)"
+    title = "What an idle session of 10 s adds, all nodes (less is better)"
     axes.set(xlabel="microseconds of CPU a second", title=title)
 
 
@@ -133,22 +135,23 @@ def _gateway(axes: Any, measured: dict[str, Any]) -> None:
 
 
 def _failover(axes: Any, measured: dict[str, Any]) -> None:
-    rows = measured["failover"]
-    places = range(len(rows))
-    for shift, figure, colour in ((-0.2, "p50_ms", "#0b6e4f"), (0.2, "max_ms", "#9cc7b8")):
-        label = "p50" if figure == "p50_ms" else "longest"
+    rows = measured["failover"]["rows"]
+    colours = [COLOURS[row["contender"]] for row in rows]
+    for shift, figure, alpha in ((-0.2, "p50_ms", 1.0), (0.2, "max_ms", 0.4)):
         bars = axes.bar(
-            [place + shift for place in places],
+            [place + shift for place in range(len(rows))],
             [row[figure] for row in rows],
             0.38,
-            color=colour,
-            label=label,
+            color=colours,
+            alpha=alpha,
         )
         axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
-    axes.set_xticks(places, [f"leader {row['kind']}" for row in rows])
+    labels = [f"{contender(row['contender']).service},\nleader {row['kind']}" for row in rows]
+    axes.set_xticks(range(len(rows)), labels)
     axes.grid(visible=False, axis="x")
-    axes.legend(frameon=False)
-    axes.set(ylabel="ms without a grant", title="Failover (less is better)")
+    axes.set(
+        ylabel="ms without a grant", title="Failover: median, and pale the longest (less is better)"
+    )
 
 
 def _held(axes: Any, measured: dict[str, Any]) -> None:
