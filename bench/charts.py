@@ -167,8 +167,13 @@ def _held(axes: Any, measured: dict[str, Any]) -> None:
 def _memory(axes: Any, measured: dict[str, Any]) -> None:
     weighed = measured["held_locks"]["memory"]
     rows = [
-        (node, COLOURS["holdfast"], mib * 2**20 / weighed["locks"])
-        for node, mib in weighed["mib_for_the_locks"].items()
+        (
+            f"{contender(row['contender']).service}, {node}",
+            COLOURS[row["contender"]],
+            mib * 2**20 / weighed["locks"],
+        )
+        for row in weighed["rows"]
+        for node, mib in row["mib_for_the_locks"].items()
     ]
     _bars(axes, rows, "{:,.0f}")
     axes.set(

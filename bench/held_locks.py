@@ -4,7 +4,8 @@
     python bench/held_locks.py --quick           20,000 locks instead of both numbers
     python bench/held_locks.py --skip throughput
 
-Rule: memory is what the operating system says that each node's process has, before and after: what a person sees in `top`. For the
+Rule: memory is what the operating system says that each node's process has, before and after: what a person sees in `top`. etcd, as
+many keys under as many leases, is weighed in the same way; ZooKeeper is not, for a Java heap grows when it likes. For the
 throughput two clusters of the same kind run side by side, one with few and one with many held locks, and take turns. The locks are
 taken through the Python client by a few sessions, in a process of its own, which keeps them renewed meanwhile.
 """
@@ -24,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from field import names_of
 from measuring import Tape, Usage, answer, parser, resident_mib, say
+from peers import contender, etcd
 from peers.holdfast_client import drive
 
 import holdfast
@@ -112,7 +115,7 @@ async def held(endpoints: str, prefix: str, locks: int) -> AsyncIterator[None]:
 
 
 async def memory(directory: Path, locks: int) -> dict[str, Any]:
-    """MiB of each node without and with so many locks."""
+    """MiB of each node of Holdfast without and with so many locks."""
     async with (
         LocalCluster(directory, settings=SETTINGS) as cluster,
         held(cluster.endpoints, "before", FEW),
@@ -122,10 +125,44 @@ async def memory(directory: Path, locks: int) -> dict[str, Any]:
         async with held(cluster.endpoints, "held", locks):
             await asyncio.sleep(SETTLE_SECONDS)
             after = {name: resident_mib(cluster.pid(name)) for name in cluster.names}
-    grown = {name: round(after[name] - before[name], 1) for name in before}
+    return weighed("holdfast", before, after)
+
+
+async def memory_of_etcd(server: Any, directory: Path, locks: int) -> dict[str, Any]:
+    """The same of etcd's."""
+    from peers.etcd_client import connected, leader_port, own_key, pb
+
+    async def take(client: Any, prefix: str, count: int, leases: list[int]) -> None:
+        numbers = iter(range(count))
+
+        async def fill() -> None:
+            for number in numbers:
+                key = f"{prefix}/{number:08d}/collect".encode()
+                acquire, _ = own_key(client, key, leases[number % SESSIONS])
+                await acquire()
+
+        await asyncio.gather(*(fill() for _ in range(min(FILL_WORKERS, count))))
+        await asyncio.sleep(SETTLE_SECONDS)
+
+    try:
+        await server.start(directory)
+        async with connected(await leader_port(server.address)) as client:
+            granted = [await client.grant(pb.GrantRequest(ttl=3600)) for _ in range(SESSIONS)]
+            leases = [each.id for each in granted]
+            await take(client, "before", FEW, leases)
+            before = {f"n{n}": resident_mib(pid) for n, pid in enumerate(server.pids, 1)}
+            await take(client, "held", locks, leases)
+            after = {f"n{n}": resident_mib(pid) for n, pid in enumerate(server.pids, 1)}
+    finally:
+        await server.stop()
+    return weighed("etcd", before, after)
+
+
+def weighed(name: str, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
+    grown = {node: round(after[node] - before[node], 1) for node in before}
     return {
-        "locks": locks,
-        "mib_before": {name: round(each, 1) for name, each in before.items()},
+        "contender": name,
+        "mib_before": {node: round(mib, 1) for node, mib in before.items()},
         "mib_for_the_locks": grown,
         "mib_for_the_locks_max": max(grown.values()),
     }
@@ -174,10 +211,18 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     memory_locks = QUICK_LOCKS if arguments.quick else MEMORY_LOCKS
     many = arguments.many or (QUICK_LOCKS if arguments.quick else MANY)
     counts = sorted({FEW, min(MEMORY_LOCKS, many), many})
-    result: dict[str, Any] = {"what": "held_locks"}
+    result: dict[str, Any] = {"what": "held_locks", "versions": {}, "missing": {}}
     with tempfile.TemporaryDirectory(prefix="run-", dir=arguments.directory) as folder:
         if arguments.skip != "memory":
-            result["memory"] = await memory(Path(folder) / "memory", memory_locks)
+            rows = [await memory(Path(folder) / "memory", memory_locks)]
+            server, theirs = etcd.Server(), Path(tempfile.mkdtemp(dir=folder))
+            if "etcd" in names_of(arguments.peers):
+                if (why := server.missing()) is None:
+                    rows.append(await memory_of_etcd(server, theirs, memory_locks))
+                    result["versions"]["etcd"] = server.version()
+                else:
+                    result["missing"]["etcd"] = why
+            result["memory"] = {"locks": memory_locks, "rows": rows}
         if arguments.skip != "throughput":
             result["throughput"] = await throughput(Path(folder), counts, seconds)
     return result
@@ -186,11 +231,11 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     lines = []
     if "memory" in result:
-        weighed = result["memory"]
-        lines.append(
-            f"{weighed['locks']:,} held locks take {weighed['mib_for_the_locks_max']:.0f} MiB "
-            f"of a node's memory (of each: {weighed['mib_for_the_locks']})"
-        )
+        lines += [
+            f"{result['memory']['locks']:,} held locks take {row['mib_for_the_locks_max']:.0f} MiB of the memory "
+            f"of a node of {contender(row['contender']).service} (of each: {row['mib_for_the_locks']})"
+            for row in result["memory"]["rows"]
+        ]
     for row in result.get("throughput", []):
         share = row["per_second"] / result["throughput"][0]["per_second"]
         lines.append(
@@ -203,6 +248,7 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--many", type=int, help=f"locks for the throughput (default {MANY:,})")
+    options.add_argument("--peers", help="etcd; '' for none")
     options.add_argument("--skip", choices=("memory", "throughput"))
     for hidden in ("--hold", "--prefix"):
         options.add_argument(hidden, help=argparse.SUPPRESS)

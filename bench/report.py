@@ -117,11 +117,12 @@ def _idle(measured: dict[str, Any], _: dict[str, Any]) -> Iterator[Figure]:
 
 
 def _held(measured: dict[str, Any], _: dict[str, Any]) -> Iterator[Figure]:
-    weighed = measured["memory"]
-    locks = weighed["locks"]
+    locks = measured["memory"]["locks"]
     bound = HELD_MIB_MAX * locks / HELD_LOCKS
-    what = f"{locks:,} held locks, memory of a node"
-    yield _below(what, weighed["mib_for_the_locks_max"], bound, " MiB")
+    grown = {row["contender"]: row["mib_for_the_locks_max"] for row in measured["memory"]["rows"]}
+    yield _below(f"{locks:,} held locks, memory of a node", grown["holdfast"], bound, " MiB")
+    if "etcd" in grown:
+        yield Figure("the same of a node of etcd", f"{grown['etcd']:,.2f} MiB", "", None)
     first, *_, last = measured["throughput"]
     share = last["per_second"] / first["per_second"]
     what = f"throughput with {last['locks']:,} held locks to {first['locks']:,}"

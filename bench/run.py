@@ -54,13 +54,13 @@ def steps(arguments: argparse.Namespace) -> dict[str, list[str]]:
         "gateway": ["gateway.py", *quick, *peers("gateway")],
         "handover": ["handover.py", *quick, *peers("handover")],
         "idle_sessions": ["idle_sessions.py", *quick, *peers("idle_sessions")],
-        "held_locks": ["held_locks.py", *(quick or many)],
+        "held_locks": ["held_locks.py", *(quick or many), *peers("held_locks")],
         "overload": ["overload.py", *quick],
         "snapshot_pause": ["snapshot_pause.py", *quick],
         "engine": ["engine.py", *prototype, *(["--quick", "--in-flight", "64"] if quick else ["--rounds", "2", "--seconds", "3"])],
     }  # fmt: skip
     if not quick:
-        made["failover"] = ["failover.py", "--rounds", str(FAILOVER_ROUNDS)]
+        made["failover"] = ["failover.py", "--rounds", str(FAILOVER_ROUNDS), *peers("failover")]
     if arguments.full:
         made["snapshot_pause_million"] = ["snapshot_pause.py", "--locks", "1000000"]
     chosen = arguments.only.split(",") if arguments.only else list(made)

@@ -146,12 +146,17 @@ def test_a_cell_that_was_not_measured_leaves_its_place_empty(report: Any) -> Non
 
 def test_fewer_held_locks_are_told_as_such(report: Any) -> None:
     """A quick run holds 20,000: a fifth of the locks, a fifth of the memory that they may take."""
-    weighed = {"locks": 20_000, "mib_for_the_locks_max": 25.0}
+    weighed = [
+        {"contender": "holdfast", "mib_for_the_locks_max": 25.0},
+        {"contender": "etcd", "mib_for_the_locks_max": 9.0},
+    ]
     rows = [{"locks": 1_000, "per_second": 10.0}, {"locks": 20_000, "per_second": 10.0}]
-    memory, _ = report._held({"memory": weighed, "throughput": rows}, {})
+    measured = {"memory": {"locks": 20_000, "rows": weighed}, "throughput": rows}
+    memory, theirs, _ = report.figures(run_of(held_locks=measured))[4:7]
     assert memory.what == "20,000 held locks, memory of a node"
     assert memory.to_reach == "under 20 MiB"
     assert memory.reached is False
+    assert theirs.measured == "9.00 MiB"
 
 
 def test_what_the_lock_table_costs_is_told_beside_the_log_alone(report: Any) -> None:
