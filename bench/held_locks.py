@@ -200,6 +200,7 @@ async def throughput(directory: Path, counts: list[int], seconds: float) -> list
             "locks": count,
             "per_second": statistics.median(each["per_second"] for each in got),
             "acquire_p99_ms": statistics.median(each["acquire_p99_ms"] for each in got),
+            "cpu_other_max": max(each["cpu_other"] for each in got),
         }
         for count, got in rates.items()
     ]

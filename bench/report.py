@@ -71,7 +71,9 @@ def _cycles(measured: dict[str, Any], result: dict[str, Any]) -> Iterator[Figure
     for workers, bound in ((1, 1.2), (64, 8), (256, 12)):
         if ("etcd", workers) in rates:
             ratio = rates["holdfast", workers] / rates["etcd", workers]
-            yield _at_least(f"lock cycles to etcd, {workers} workers", ratio, bound)
+            yield _at_least(
+                f"lock cycles to etcd, {workers} worker{'s' * (workers > 1)}", ratio, bound
+            )
     best = max(rates.get((f"zookeeper-{each}", 64), 0.0) for each in ("kazoo", "wire"))
     if best:
         ratio = rates["holdfast", 64] / best
@@ -207,12 +209,14 @@ def disturbances(result: dict[str, Any]) -> list[str]:
     """What strangers on the machine may have spoilt, and what was done only at the second try."""
     found = []
     for name, measured in result["measurements"].items():
-        for row in measured.get("rows", []):
-            other = row.get("cpu_other_max", row.get("cpu_other", 0.0))
-            if other > DISTURBED_CORES:
-                who = [row.get("contender", row.get("load", "")), str(row.get("workers", ""))]
-                who = ", ".join(each for each in who if each)
-                found.append(f"disturbed: {name}, {who}: others used {other:.2f} cores meanwhile")
+        rows = measured.get("rows", measured.get("throughput", []))
+        cores = [row.get("cpu_other_max", row.get("cpu_other", 0.0)) for row in rows]
+        spoilt = [each for each in cores if each > DISTURBED_CORES]
+        if spoilt:
+            found.append(
+                f"disturbed: {name}: others used up to {max(spoilt):.2f} cores meanwhile, "
+                f"in {len(spoilt)} of {len(rows)} rows"
+            )
         found += [f"done at the second try: {name}: {why}" for why in measured.get("retried", [])]
     return found
 
