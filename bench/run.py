@@ -1,7 +1,7 @@
 """Every measurement, one after the other, with the peers that are found; then the table and the charts.
 
-    make bench                              about a quarter of an hour; writes bench/results/latest.json and charts beside it
-    make bench ARGS=--quick                 under four minutes: is everything in working order, and where about are we
+    make bench                              some twenty minutes; writes bench/results/latest.json and charts beside it
+    make bench ARGS=--quick                 some five minutes: is everything in working order, and where about are we
     make bench ARGS=--full                  with a million held locks: half an hour or more
     make bench-publish                      the same as --full, and docs/performance.md and its charts are written anew
 
