@@ -58,9 +58,8 @@ def steps(arguments: argparse.Namespace) -> dict[str, list[str]]:
         "overload": ["overload.py", *quick],
         "snapshot_pause": ["snapshot_pause.py", *quick],
         "engine": ["engine.py", *prototype, *(["--quick", "--in-flight", "64"] if quick else ["--rounds", "2", "--seconds", "3"])],
+        "failover": ["failover.py", *(quick or ["--rounds", str(FAILOVER_ROUNDS)]), *peers("failover")],
     }  # fmt: skip
-    if not quick:
-        made["failover"] = ["failover.py", "--rounds", str(FAILOVER_ROUNDS), *peers("failover")]
     if arguments.full:
         made["snapshot_pause_million"] = ["snapshot_pause.py", "--locks", "1000000"]
     chosen = arguments.only.split(",") if arguments.only else list(made)

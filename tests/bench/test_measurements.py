@@ -80,6 +80,7 @@ async def test_the_load_beside_a_snapshot_comes_at_the_rate_that_was_asked_for(
 ) -> None:
     """Each operation takes a millisecond here: the pauses are so much shorter."""
     import snapshot_pause
+
     from holdfast_coordinator.machine.outcomes import Granted
 
     clock, done, turns = Clock(), 0, 0
