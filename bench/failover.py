@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
+from field import names_of
 from measuring import answer, parser, percentile, say
 from peers import contender
 from peers.holdfast_cluster import Server
@@ -43,7 +44,6 @@ HAND_OVER_LOAD_SECONDS = 0.4
 """Of load before and after a hand-over: the gap is found in between."""
 TARGETS_MS = {"killed": (400, 1000), "frozen": (1000, None), "handed": (200, 200)}
 """p50 and p99 that the project promises itself."""
-PEERS = ("etcd",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,6 @@ async def run(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """Everything, one service after the other."""
     rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS)
     kinds = arguments.only or list(TARGETS_MS)
-    asked = PEERS if arguments.peers is None else arguments.peers.split(",")
     facts: dict[str, Any] = {"versions": {"Holdfast": Server().version()}, "missing": {}}
     timeout = aiohttp.ClientTimeout(total=GRANT_SECONDS_MAX)
     rows = []
@@ -229,7 +228,7 @@ async def run(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
         for kind, way in {"killed": killed, "frozen": frozen, "handed": handed}.items():
             if kind in kinds:
                 rows.append(await measure("holdfast", kind, rounds, lambda way=way: way(ours)))
-    if "etcd" in asked:
+    if "etcd" in names_of(arguments.peers):
         from peers import etcd
 
         server = etcd.Server()

@@ -27,9 +27,9 @@ BEGIN, END = "<!-- figures: written by bench/report.py -->", "<!-- end of figure
 HELD_LOCKS, HELD_MIB_MAX = 100_000, 100
 REFUSED_P99_MS_MAX = 500
 """A node lets in what it can do within half a second: to say no must not take longer than to be let in."""
-OVERLOAD_MIB_PER_CALLER_MAX = 0.1
-"""What a node may grow by, beyond its memory at the peak, for each caller more: a connection, and a request that is read. It must
-not grow with what was refused."""
+OVERLOAD_MIB_PER_CALLER_MAX = 0.03
+"""What a node may grow by, beyond its memory at the peak, for each caller more, of whom it has a third: a connection with its
+buffers and its task takes some 20 KiB of a node. It must not grow with what was refused."""
 
 
 @dataclass(frozen=True, slots=True)
