@@ -172,7 +172,9 @@ def test_the_page_has_the_place_where_the_figures_go(report: Any) -> None:
     assert page.index(report.BEGIN) < page.index(report.END)
 
 
-@pytest.mark.parametrize("program", ["cycles", "handover", "gateway", "overload", "held_locks"])
+@pytest.mark.parametrize(
+    "program", ["cycles", "handover", "gateway", "overload", "held_locks", "failover"]
+)
 def test_every_measurement_says_what_it_is(program: str) -> None:
     """Without etcd's, ZooKeeper's or PostgreSQL's libraries: they are loaded when they are used."""
     command = [sys.executable, BENCH / f"{program}.py", "--help"]
