@@ -186,12 +186,6 @@ JUDGES = {
 }
 
 
-ENGINES = {
-    "prototype": "the throw-away prototype",
-    "engine": "the engine, a machine that does nothing",
-    "node": "a node: the same with the lock table",
-}
-
 MARKS = {True: "reached", False: "not reached", None: ""}
 
 # -- how it is told --------------------------------------------------------------------------------
