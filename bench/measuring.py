@@ -24,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +37,9 @@ MIB: Final = 2**20
 DISTURBED_CORES: Final = 0.15
 """More than this used by strangers, and a window is called disturbed. The servers of the contenders whose turn it is not are among
 the strangers; on a quiet machine all of them together use half of it."""
+SPAWN: Final = multiprocessing.get_context("spawn")
+"""For the processes that measure the machine: whoever asks for that may have threads, which a fork does not survive."""
+START_SECONDS_MAX: Final = 60.0
 WRITERS: Final = 3
 """As many nodes as the clusters have here, each of which syncs its log on the one disk."""
 FOLDER: Final = Path(__file__).parent
@@ -215,15 +219,21 @@ def fdatasync_us(directory: Path, count: int = 1000) -> float:
 
 def fdatasync_of_three_us(directory: Path) -> float:
     """The same by WRITERS processes at a time, each into a file of its own: the median of their medians."""
-    with ProcessPoolExecutor(WRITERS) as pool:
+    together = SPAWN.Barrier(WRITERS, timeout=START_SECONDS_MAX)
+    with ProcessPoolExecutor(WRITERS, SPAWN, _share, (together,)) as pool:
         took = list(pool.map(fdatasync_us, [directory] * WRITERS))
     return percentile(sorted(took), 0.5)
 
 
+def _share(together: Barrier) -> None:
+    """None of them begins before all are there."""
+    together.wait()
+
+
 def round_trip_us(count: int = 3000) -> float:
     """The median of a byte sent over loopback to another process and back, both on uvloop, in microseconds."""
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=_echo, args=(theirs,), daemon=True)
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=_echo, args=(theirs,), daemon=True)
     process.start()
     theirs.close()
     try:
