@@ -163,13 +163,33 @@ def test_a_run_that_proves_nothing_is_not_valid(
 def test_what_is_older_than_the_trail_is_not_asked_of_it() -> None:
     """The trail keeps the last grants only: that it lacks the older ones is no lie, that it lacks a newer one is."""
     history = busy_history()
-    told = {n: Record(n, "granted", 0, 0, n, ("k",)) for n in range(11, 21)}
+    told = story_of(range(11, 21))
     assert verdict_of(history, told=told).answer == "valid"
-    del told[15]
+    del told[2 * 15]
     assert (
         "token 15 was granted, and watchers were told None"
         in verdict_of(history, told=told).reasons
     )
+
+
+def test_an_end_that_watchers_were_not_told_is_found() -> None:
+    """A release that was answered before somebody asked for what was granted next is told too; only the last may be missing."""
+    told = story_of(range(11, 21))
+    del told[2 * 20 + 1]
+    assert verdict_of(busy_history(), told=told).answer == "valid"
+    del told[2 * 15 + 1]
+    assert verdict_of(busy_history(), told=told).reasons == [
+        "token 15 was released, and watchers were not told"
+    ]
+
+
+def story_of(tokens: range) -> dict[int, Record]:
+    """Of the busy history: each granted, and ended by its release."""
+    told = {}
+    for token in tokens:
+        told[2 * token] = Record(2 * token, "granted", 0, 0, token, ("k",))
+        told[2 * token + 1] = Record(2 * token + 1, "ended", 0, 0, token, ("k",), ended="released")
+    return told
 
 
 def test_a_double_grant_is_found_in_a_live_history() -> None:

@@ -34,6 +34,15 @@ def check(history: History, story: Mapping[int, Record]) -> list[str]:
             if record.token in ended:
                 found.append(f"{revision}: token {record.token} ended a second time")
             ended[record.token] = record
+    # What was asked for when an end had been answered already stands behind that end: who knows of the grant knows of the end.
+    told_until = max(
+        (
+            each.called
+            for each in history.operations
+            if each.kind == "acquire" and each.result == "ok" and each.token in granted
+        ),
+        default=0,
+    )
     for each in history.operations:
         if each.result != "ok":
             continue
@@ -42,7 +51,11 @@ def check(history: History, story: Mapping[int, Record]) -> list[str]:
             if told is None or told.keys != each.keys:
                 found.append(f"token {each.token} was granted, and watchers were told {told}")
         how = ENDED.get(each.kind)
+        if how is None or each.token not in granted or each.returned is None:
+            continue
         told = ended.get(each.token)
-        if how is not None and told is not None and told.ended != how:
+        if told is None and each.returned < told_until:
+            found.append(f"token {each.token} was {how}, and watchers were not told")
+        elif told is not None and told.ended != how:
             found.append(f"token {each.token} was {how}, and watchers were told {told.ended}")
     return found
