@@ -1,8 +1,9 @@
 """What Raft promises, checked after every event of a simulated run.
 
 One leader a term; log matching; leader completeness; the same state at the same index on every node; term,
-commit and applied index only rise; a committed entry is on a majority of DISKS; an acknowledged entry is on the
-disk of the node that acknowledged it, and stays there; one vote a term and node across restarts; tokens rise.
+commit and applied index only rise; a committed entry is on a majority of DISKS, and nobody who has it cuts it away; an
+acknowledged entry is on the disk of the node that acknowledged it, and there at its next start; what the journal calls durable is
+what a power loss would leave; one vote a term and node across restarts; tokens rise.
 
 Rule: it watches through the journal, the host and the messages that leave, and changes nothing. `violations`
 are sentences; an empty list is the only good one.
@@ -32,13 +33,30 @@ if TYPE_CHECKING:
     from holdfast_coordinator.machine import Origin
     from holdfast_coordinator.machine.outcomes import Outcome
     from holdfast_coordinator.node import Node
+    from holdfast_jepsen.sim.engine import SimEngine
     from holdfast_jepsen.sim.server import Server
 
 STATE_HASH_EVERY = 64
-"""The whole state is hashed at every so manieth index, the outcomes at each."""
+"""The whole state is hashed at every so manieth index; the entry, the last token and the cluster's time are compared at each."""
 VIOLATIONS_MAX = 20
 FIRST_INDEX = 1
 """Every log begins with this entry, by construction and not by agreement."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """What a disk has of a log: the terms of the entries from `first` on, and a snapshot of all up to `snapshot`."""
+
+    first: int = 0
+    terms: Sequence[int] = ()
+    snapshot: int = 0
+
+    def has(self, index: int, term: int) -> bool:
+        """The entry of this term, or a snapshot in its place."""
+        place = index - self.first
+        return index <= self.snapshot or (
+            0 <= place < len(self.terms) and self.terms[place] == term
+        )
 
 
 @dataclass(slots=True)
@@ -48,7 +66,8 @@ class _Node:
     term: int = 0
     commit: int = 0
     applied: int = 0
-    durable: list[tuple[int, int, int]] = field(default_factory=list)
+    durable: _Log = _Log()
+    """Of its disk, while no process runs on it."""
     promised_term: int = 0
     """The highest term that it told anybody."""
     acknowledged: tuple[int, int] = (0, 0)
@@ -65,7 +84,7 @@ class RaftInvariants:
 
     def __init__(self, names: Sequence[str], note: Any) -> None:
         self.violations: list[str] = []
-        self.commands: dict[tuple[int, int], tuple[bytes, int | None]] = {}
+        self.commands: dict[tuple[int, int], tuple[bytes, int]] = {}
         self.leaders: dict[int, str] = {}
         self.votes: dict[tuple[str, int], str] = {}
         """(node, term) -> for whom, as its present disk knows."""
@@ -79,7 +98,6 @@ class RaftInvariants:
         self.states: dict[int, bytes] = {}
         self.tokens: dict[int, tuple[str, tuple[str, ...]]] = {}
         self.last_token = 0
-        self.granted_at: dict[int, int] = {}
         self.waiting_since: dict[Origin, int] = {}
         """Who stands in a queue now, and when that was first applied anywhere."""
         self.waited_since: dict[int, int] = {}
@@ -151,7 +169,7 @@ class RaftInvariants:
         """Its process dies; what is on its disk is remembered."""
         engine = server.engine
         if engine is not None and engine.journal is not None and engine.kernel is not None:
-            self._nodes[server.name].durable = self._on_disk(server)
+            self._nodes[server.name].durable = _on_disk(engine, engine.journal[0][1])
 
     # What happens.
 
@@ -159,15 +177,25 @@ class RaftInvariants:
         self, node: str, index: int, term: int, command: bytes, previous: int | None
     ) -> None:
         """Log matching: one index and term is one command, after the same entry."""
-        known = self.commands.get((index, term))
-        if known is None:
-            self.commands[index, term] = command, previous
-            if command[:1] == ENTRY_ADMIT:
-                self.admitted_in.setdefault(parse_admission(command)[0], term)
-        elif command[:1] == b"\x10" and known[0][:1] == b"\x10" and known[0] != command:
+        if previous is None:
+            return  # the first of a log, or what stands there in place of a snapshot
+        known = self.commands.setdefault((index, term), (command, previous))
+        if command[:1] == ENTRY_ADMIT:
+            self.admitted_in.setdefault(parse_admission(command)[0], term)
+        if known[0] != command:
             self.violated(f"{node} has another entry {index} of term {term} than somebody else")
-        elif previous is not None and known[1] is not None and known[1] != previous:
+        elif known[1] != previous:
             self.violated(f"{node} has entry {index} of term {term} after one of term {previous}")
+
+    def on_cut(self, node: str, index: int, term: int) -> None:
+        """Somebody drops its entries from this one on, for the sake of a leader that has others."""
+        if self.committed.get(index) == term:
+            self.violated(f"{node} cut away entry {index} of term {term}, which was committed")
+
+    def on_synced(self, node: str, name: str, *, is_on_disk: bool) -> None:
+        """The journal takes this file for written: a loss of power now must leave what the process sees."""
+        if not is_on_disk:
+            self.violated(f"{node} takes {name} for synced, and its disk has something else")
 
     def on_send(self, server: Server, peer: str, messages: Sequence[Any]) -> None:
         """What a node promises to others."""
@@ -314,28 +342,10 @@ class RaftInvariants:
     def _is_on_a_majority_of_disks(self, index: int, term: int) -> None:
         count = 0
         for name, other in self.servers.items():
-            ranges = self._on_disk(other) if other.engine else self._nodes[name].durable
-            count += any(
-                first <= index <= last and (entry_term in (0, term) or index < last)
-                for first, last, entry_term in ranges
-            )
+            log = _on_disk(other.engine, index) if other.engine else self._nodes[name].durable
+            count += log.has(index, term)
         if count < self._majority:
             self.violated(f"entry {index} of term {term} was committed with {count} copies on disk")
-
-    @staticmethod
-    def _on_disk(server: Server) -> list[tuple[int, int, int]]:
-        """(first, last, term of the last) of what a power loss would leave."""
-        engine = server.engine
-        if engine is None or engine.journal is None or not len(engine.journal):
-            return []
-        journal = engine.journal
-        durable = journal.durable_index
-        ranges = []
-        if durable >= journal[0][1]:
-            ranges.append((journal[0][1], durable, shield.term_at(journal, durable)))
-        if engine.store is not None and engine.store.newest is not None:
-            ranges.append((0, engine.store.newest.index, 0))
-        return ranges
 
     # What is applied.
 
@@ -354,7 +364,7 @@ class RaftInvariants:
         if since is not None and isinstance(outcome, Granted):
             self.waited_since[outcome.token] = since
 
-    def on_grant(self, index: int, grant: Granted) -> None:
+    def on_grant(self, grant: Granted) -> None:
         """The first node that applies a grant."""
         known = self.tokens.get(grant.token)
         if known is not None:
@@ -365,7 +375,18 @@ class RaftInvariants:
             self.violated(f"token {grant.token} was granted after {self.last_token}")
         self.last_token = grant.token
         self.tokens[grant.token] = grant.session, grant.keys
-        self.granted_at[grant.token] = index
+
+
+def _on_disk(engine: SimEngine, first: int) -> _Log:
+    """What a power loss would leave of the log from this entry on."""
+    journal = engine.journal
+    if journal is None or not len(journal):
+        return _Log()
+    newest = None if engine.store is None else engine.store.newest
+    first = max(first, journal[0][1])
+    begin, end = first - journal[0][1], journal.durable_index + 1 - journal[0][1]
+    terms = [term for _, _, term in journal[begin : max(end, begin)]]
+    return _Log(first, terms, 0 if newest is None else newest.index)
 
 
 class WatchedHost:
@@ -392,7 +413,6 @@ class WatchedHost:
             self._watch.violated(f"{self._server.name} applied entry {index} twice")
         self._expected = index
         watch = self._watch
-        machine = self._node.machine
         # The outcomes are seen once, by applying to the same machine through its own method.
         apply = self._node.apply if index in watch.states else self._apply_and_look
         waits = apply(index, term, payload)
@@ -423,7 +443,7 @@ class WatchedHost:
         for origin, outcome in seen:
             self._watch.on_wait(origin, outcome, self._server.world.now)
             if isinstance(outcome, Granted):
-                self._watch.on_grant(index, outcome)
+                self._watch.on_grant(outcome)
         return waits
 
     def restore(self, index: int, term: int, payload: bytes) -> Generator[None, None, None]:
