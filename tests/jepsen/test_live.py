@@ -10,15 +10,19 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from holdfast_coordinator.machine import Record
+from holdfast_jepsen.faults.plan import Fault
 from holdfast_jepsen.history import Belief, History, Lease, Operation
 from holdfast_jepsen.live import judge, namespaces, plan
 from holdfast_jepsen.live.client import KeptHistory, read_histories
+from holdfast_jepsen.live.clients import Clients
 from holdfast_jepsen.live.cluster import session_ref
 from holdfast_jepsen.live.namespaces import Namespaces
+from holdfast_jepsen.live.nemesis import Nemesis
 from holdfast_jepsen.live.network import CLIENTS
 from holdfast_jepsen.live.proxies import Proxies
 from holdfast_jepsen.sim.rng import Rng
@@ -118,6 +122,91 @@ def test_what_a_killed_client_had_asked_for_is_unknown(tmp_path: Path) -> None:
     assert history.leases == [Lease(session, 1, 100)]
     assert history.beliefs == [Belief(session, "k", 7, 2, 90)]
     kept.close(5)
+
+
+async def test_each_act_has_its_own_time() -> None:
+    """Of two faults that overlap, the one that ends first says nothing of when the other began; one without effect says so."""
+    now = 0
+    ended = asyncio.Event()
+    nemesis = Nemesis(
+        SimpleNamespace(names=NAMES), SimpleNamespace(count=1, pause=lambda place: 0),  # type: ignore[arg-type]
+        None, {}, lambda line: None, lambda: now,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+    async def long(fault: Fault, rng: Rng) -> bool:
+        nemesis._note(fault, "long")
+        await ended.wait()
+        return True
+
+    async def short(fault: Fault, rng: Rng) -> bool:
+        return False
+
+    nemesis._actions |= {"kill": long, "pause": short}
+    first, second = Fault(0, "kill", SECOND, 1), Fault(1, "pause", SECOND, 2)
+    now = 10
+    acting = asyncio.ensure_future(nemesis.act(first))
+    await asyncio.sleep(0)
+    now = 20
+    await nemesis.act(second)
+    now = 30
+    ended.set()
+    await acting
+    assert nemesis.acts == [(first, 10, "long"), (second, 20, "without effect")]
+    assert nemesis.fired == {"kill": 1}
+
+
+async def test_a_node_has_one_fault_of_its_queue_at_a_time() -> None:
+    """Delay and loss share the queue of a node: the second waits, and neither ends the other."""
+    seen: list[tuple[str, int]] = []
+
+    async def slow(name: str, much: int) -> str:
+        seen.append(("slow", much))
+        return "sent over a narrow link"
+
+    async def lose(name: str, much: int) -> str:
+        seen.append(("lose", much))
+        return f"{much} % lost"
+
+    async def disturbed(name: str) -> int:
+        return 1
+
+    network = SimpleNamespace(slow=slow, lose=lose, disturbed=disturbed)
+    cluster = SimpleNamespace(names=("n1",), network=network)
+    nemesis = Nemesis(cluster, None, None, {}, lambda line: None, lambda: 0)  # type: ignore[arg-type]
+    faults = [Fault(0, kind, 1, 1) for kind in ("slow-links", "loss")]
+    await asyncio.gather(*map(nemesis.act, faults))
+    assert [kind for kind, _ in seen] == ["slow", "slow", "lose", "lose"]
+    assert seen[1][1] == seen[3][1] == 0
+    assert nemesis.acts[0][2] == "n1: sent over a narrow link"
+
+
+def test_lost_packets_are_proved_by_those_that_were_dropped() -> None:
+    """As `tc -s -j` tells: packets that passed through a queue that loses some prove nothing."""
+    counts = {"packets": 9, "drops": 0, "overlimits": 3}
+    netem = {**counts, "kind": "netem"}
+    loss = {"loss-random": {"loss": 0.05, "correlation": 0}}
+    delay = {"delay": {"delay": 0.02, "jitter": 0.01, "correlation": 0}}
+    assert netem[namespaces._proof({**netem, "options": loss})] == 0
+    assert netem[namespaces._proof({**netem, "options": delay})] == 9
+    assert netem[namespaces._proof({**netem, "kind": "tbf", "options": {}})] == 3
+
+
+async def test_a_client_that_ended_by_itself_is_told_of(tmp_path: Path) -> None:
+    """Also if a fault has put another in its place before the run is over."""
+
+    async def ends(status: int) -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", f"raise SystemExit({status})"
+        )
+        await process.wait()
+        return process
+
+    clients = Clients(tmp_path, count=1, workload="", seed=1, urls=[], began=0)
+    clients._places = [await ends(3)]
+    clients._new = lambda: ends(0)  # type: ignore[method-assign]
+    assert not await clients.replace(0)
+    await clients.end()
+    assert clients.broken == ["a client ended with 3: see clients.log"]
 
 
 def busy_history() -> History:

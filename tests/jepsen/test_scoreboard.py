@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_jepsen.command import main
 from holdfast_jepsen.scoreboard import by_test
 from holdfast_jepsen.scoreboard.by_test import BY_TEST
 from holdfast_jepsen.scoreboard.mutants import BY_NAME, MUTANTS
@@ -63,6 +64,12 @@ def test_a_mutant_of_a_test_is_put_in_place_and_taken_away() -> None:
         with mutant.in_place():
             assert owner.__dict__[name] is value
         assert owner.__dict__[name] is before
+
+
+def test_a_mutant_that_does_not_exist_is_not_found(capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistyped name is no success: nothing was looked for."""
+    assert main(["scoreboard", "grants-twice", "grants-thrice"]) == 2
+    assert capsys.readouterr().err == "there is no mutant grants-thrice\n"
 
 
 @pytest.mark.slow

@@ -64,7 +64,8 @@ class Clients:
 
     def pause(self, place: int) -> int:
         """Stop it in the middle of what it does. Returns its process id."""
-        self._places[place].send_signal(SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):
+            self._places[place].send_signal(SIGSTOP)
         return self._places[place].pid
 
     def resume(self, place: int) -> None:
@@ -79,6 +80,8 @@ class Clients:
         if was_there:
             process.send_signal(SIGKILL)
             await process.wait()
+        else:
+            self._ended_by_itself(process.returncode)
         self._places[place] = await self._new()
         return was_there
 
@@ -92,13 +95,17 @@ class Clients:
             try:
                 status = await asyncio.wait_for(process.wait(), END_SECONDS)
             except TimeoutError:
+                self.broken.append(f"a client did not end within {END_SECONDS:g} s")
                 process.kill()
                 await process.wait()
             else:
                 if status != 0:
-                    self.broken.append(f"a client ended with {status}: see {self._log.name}")
+                    self._ended_by_itself(status)
         self._places = []
         return read_histories(self._files)
+
+    def _ended_by_itself(self, status: int | None) -> None:
+        self.broken.append(f"a client ended with {status}: see {self._log.name}")
 
     @property
     def _log(self) -> Path:

@@ -23,7 +23,7 @@ import shutil
 import socket
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from holdfast_jepsen.live.network import CLIENTS, Link, Unavailable
 
@@ -41,6 +41,8 @@ LOST_SECONDS: Final = 0.3
 """What has not arrived after so long does not."""
 NARROW: Final = ("tbf", "rate", "24kbit", "burst", "1600", "limit", "30000")
 """A heartbeat or two fill such a link; what waits longest is late by seconds."""
+NARROW_LINK: Final = "sent over a link of 24 kbit/s"
+"""What `NARROW` is, for people."""
 RUN_NETNS: Final = Path("/run/netns")
 
 
@@ -143,8 +145,8 @@ class Namespaces:
     async def mend(self, links: Sequence[Link]) -> None:
         self._neighbours(links, None)
 
-    async def slow(self, node: str, milliseconds: int) -> None:
-        inside = self._namespace(node)
+    async def slow(self, node: str, milliseconds: int) -> str:
+        inside, told = self._namespace(node), f"sent {milliseconds} ms late"
         if milliseconds == 0:
             _tc(inside, "del", "eth0")
         elif self._has_netem:
@@ -152,16 +154,19 @@ class Namespaces:
             _tc(inside, "replace", "eth0", "netem", "delay", f"{milliseconds}ms", spread)
         else:
             _tc(inside, "replace", "eth0", *NARROW)
+            told = NARROW_LINK
+        return told
 
-    async def lose(self, node: str, percent: int) -> None:
-        inside = self._namespace(node)
+    async def lose(self, node: str, percent: int) -> str:
+        inside, told = self._namespace(node), f"{percent} % of what is sent is lost"
         if self._has_netem:
             changed = ("replace", "eth0", "netem", "loss", f"{percent}%")
             _tc(inside, *(changed if percent else ("del", "eth0")))
-            return
+            return told
         rule = ["-m", "statistic", "--mode", "random", "--probability", f"{percent / 100:.2f}"]
         change = ["-A", "OUTPUT", *rule, "-j", "DROP"] if percent else ["-F", "OUTPUT"]
         _run("ip", "netns", "exec", inside, "iptables", "-w", *change)
+        return told
 
     async def passes(self, link: Link) -> bool:
         sender, receiver = link
@@ -178,9 +183,7 @@ class Namespaces:
         inside = self._namespace(node)
         told = json.loads(_run("tc", "-n", inside, "-s", "-j", "qdisc", "show", "dev", "eth0"))
         queues = [each for each in told if each["kind"] in ("netem", "tbf")]
-        count = sum(
-            each["packets"] if each["kind"] == "netem" else each["overlimits"] for each in queues
-        )
+        count = sum(each[_proof(each)] for each in queues)
         if not queues and shutil.which("iptables") is not None:
             listed = _run("ip", "netns", "exec", inside, "iptables", "-w", "-nvxL", "OUTPUT")
             count = sum(int(line.split()[0]) for line in listed.splitlines() if " DROP " in line)
@@ -226,6 +229,13 @@ def why_not() -> str | None:
     finally:
         _remove(trial)
     return None
+
+
+def _proof(queue: Mapping[str, Any]) -> str:
+    """Which counter of a queue, as `tc -s -j` tells of it, counts what was delayed or lost there."""
+    if queue["kind"] == "tbf":
+        return "overlimits"
+    return "drops" if "loss-random" in queue["options"] else "packets"
 
 
 def _remove_leftovers() -> None:

@@ -3,7 +3,8 @@
 Rules:
 * `fired` counts a fault only when there is proof: the process ended by SIGKILL; the kernel says that it is stopped; a probe over
   the link did not arrive; the queue delayed or dropped something; not a byte of the disk was free.
-* Whatever a fault does is undone at its end, and again by `heal`.
+* Whatever a fault does is undone at its end, but for a clock that it set: that stays as it is. `heal` comes when all have ended; it
+  gives room to every disk, mends every cut, and starts and wakes every node, whatever the faults have left.
 * Which node is hit follows from the fault's own draw, and where the kind says so from who leads at that moment.
 """
 
@@ -54,19 +55,23 @@ class Nemesis:
         http: aiohttp.ClientSession,
         disks: dict[str, SmallDisk],
         say: Callable[[str], None],
+        now: Callable[[], int],
     ) -> None:
         self.fired: Counter[str] = Counter()
         self.failures: list[str] = []
         """Sentences about nodes that did what no fault explains."""
         self.acts: list[tuple[Fault, int, str]] = []
-        """(fault, nanoseconds since the run began, what was done to whom): for the report."""
+        """(fault, nanoseconds since the run began, what was done to whom then): for the report."""
         self._cluster = cluster
         self._clients = clients
         self._http = http
         self._disks = disks
         self._say = say
+        self._now = now
         self._cut: Counter[Link] = Counter()
         """By how many faults a link is cut now."""
+        self._queues = asyncio.Lock()
+        """Held by the fault that slows what nodes send, or loses it."""
         self._full: set[str] = set()
         """Nodes whose disk is full, or was since their last start: they may stop themselves."""
         self._actions: dict[str, Callable[[Fault, Rng], Awaitable[bool]]] = {
@@ -92,18 +97,17 @@ class Nemesis:
             "hand-over": self._hand_over,
         }
 
-    async def act(self, fault: Fault, now: Callable[[], int]) -> None:
+    async def act(self, fault: Fault) -> None:
         """From its beginning to its end."""
         self._say(f"{fault.kind} for {fault.duration / SECOND:.1f} s")
-        begun = now()
+        begun = self._now()
         if await self._actions[fault.kind](fault, Rng(fault.draw)):
             self.fired[fault.kind] += 1
         else:
-            self._note(fault, "without effect")
-        self.acts = [(f, begun if at < 0 else at, what) for f, at, what in self.acts]
+            self.acts.append((fault, begun, "without effect"))
 
     def _note(self, fault: Fault, what: str) -> None:
-        self.acts.append((fault, -1, what))
+        self.acts.append((fault, self._now(), what))
 
     async def heal(self) -> None:
         """No more faults; everything that can live does."""
@@ -292,30 +296,28 @@ class Nemesis:
 
     async def _slow(self, fault: Fault, rng: Rng) -> bool:
         milliseconds = rng.choice((20, 80, 300))
-        how = f"send {milliseconds} ms late"
-        return await self._impair(fault, rng, how, self._cluster.network.slow, milliseconds)
+        return await self._impair(fault, rng, self._cluster.network.slow, milliseconds)
 
     async def _loss(self, fault: Fault, rng: Rng) -> bool:
         percent = rng.choice((5, 20, 50))
-        how = f"lose {percent} % of what they send"
-        return await self._impair(fault, rng, how, self._cluster.network.lose, percent)
+        return await self._impair(fault, rng, self._cluster.network.lose, percent)
 
     async def _impair(
         self,
         fault: Fault,
         rng: Rng,
-        how: str,
-        impair: Callable[[str, int], Awaitable[None]],
+        impair: Callable[[str, int], Awaitable[str]],
         much: int,
     ) -> bool:
+        """One after the other: a node has one queue, and what it did says nothing if two faults share it."""
         names = rng.sample(self._cluster.names, rng.between(1, len(self._cluster.names)))
-        self._note(fault, f"{', '.join(names)} {how}")
-        for name in names:
-            await impair(name, much)
-        await asyncio.sleep(fault.duration / SECOND)
-        disturbed = [await self._cluster.network.disturbed(name) for name in names]
-        for name in names:
-            await impair(name, 0)
+        async with self._queues:
+            how = {await impair(name, much) for name in names}
+            self._note(fault, f"{', '.join(names)}: {', '.join(how)}")
+            await asyncio.sleep(fault.duration / SECOND)
+            disturbed = [await self._cluster.network.disturbed(name) for name in names]
+            for name in names:
+                await impair(name, 0)
         return any(disturbed)
 
     def _others(self, name: str) -> list[str]:

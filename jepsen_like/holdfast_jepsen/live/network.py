@@ -51,12 +51,12 @@ class Network(Protocol):
         """Something does again."""
         ...
 
-    async def slow(self, node: str, milliseconds: int) -> None:
-        """What this node sends arrives about so much later; 0: as before."""
+    async def slow(self, node: str, milliseconds: int) -> str:
+        """What this node sends arrives about so much later, or in another way late; 0: as before. What was done, for people."""
         ...
 
-    async def lose(self, node: str, percent: int) -> None:
-        """So much of what this node sends is lost; 0: as before."""
+    async def lose(self, node: str, percent: int) -> str:
+        """So much of what this node sends is lost; 0: as before. What was done, for people."""
         ...
 
     async def passes(self, link: Link) -> bool:

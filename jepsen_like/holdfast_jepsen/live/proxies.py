@@ -165,11 +165,12 @@ class Proxies:
         mended, self._mended = self._mended, asyncio.Event()
         mended.set()
 
-    async def slow(self, node: str, milliseconds: int) -> None:
+    async def slow(self, node: str, milliseconds: int) -> str:
         self._delayed[node] = 0
         self._late[node] = milliseconds / 1000
+        return f"sent {milliseconds} ms late"
 
-    async def lose(self, node: str, percent: int) -> None:
+    async def lose(self, node: str, percent: int) -> str:
         raise Unavailable("a proxy sees no packets")
 
     async def passes(self, link: Link) -> bool:

@@ -146,7 +146,7 @@ async def run(options: Options, say: Callable[[str], None]) -> LiveOutcome:
             began=began,
         )
         stack.push_async_callback(clients.end)
-        nemesis = Nemesis(cluster, clients, http, disks, say)
+        nemesis = Nemesis(cluster, clients, http, disks, say, lambda: int(world.now))
         outcome = await _play(options, world, cluster, clients, nemesis, http, say)
     if outcome.verdict == "valid":
         shutil.rmtree(directory / "data", ignore_errors=True)
@@ -231,7 +231,7 @@ async def _faults(
     left = list(faults)
     while world.now < end or not all(task.done() for task in acting):
         while left and world.now >= begin + left[0].at:
-            acting.append(asyncio.ensure_future(nemesis.act(left.pop(0), lambda: int(world.now))))
+            acting.append(asyncio.ensure_future(nemesis.act(left.pop(0))))
         nemesis.look_around()
         seconds = (world.now - begin) / SECOND
         say(

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import statistics
+import sys
 import textwrap
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from holdfast_jepsen.live.command import EXIT_CODES
 from holdfast_jepsen.scoreboard import by_test
 from holdfast_jepsen.scoreboard.by_test import BY_TEST, ByTest
 from holdfast_jepsen.scoreboard.mutants import MUTANTS, Mutant
@@ -128,8 +130,13 @@ def show(
     with_stock: bool = True,
     table: Path | None = None,
 ) -> int:
-    """Print the table, and write it to the file `table` as a page. Returns the exit code: 1 if a mutant survived."""
-    chosen = [each for each in (*MUTANTS, *BY_TEST) if not names or each.name in names]
+    """Print the table, and write it to the file `table` as a page. Returns the exit code: 1 if a mutant survived, 2 if one of
+    `names` is none."""
+    mutants = (*MUTANTS, *BY_TEST)
+    if unknown := set(names) - {each.name for each in mutants}:
+        print(f"there is no mutant {', '.join(sorted(unknown))}", file=sys.stderr)
+        return EXIT_CODES["unknown"]
+    chosen = [each for each in mutants if not names or each.name in names]
     print(
         f"{'mutant':20}{'weakens':9}{'found':7}{'by':8}{'seeds':>6}{'seconds':>9}{'slowest':>9}  {'stock':7}why, or the test"
     )
