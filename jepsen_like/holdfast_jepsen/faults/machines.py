@@ -7,6 +7,7 @@ may show anything.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from holdfast_jepsen.sim import disks
@@ -67,7 +68,7 @@ class Machines:
 
     def _kill_at_point(self, fault: Fault, rng: Rng) -> bool | None:
         server = self._nemesis.any_server(rng)
-        if server.actor is None or server.has_step_fault:
+        if server.actor is None or server.has_step_fault or server.trap is not None:
             return False
         point = rng.choice(POINTS)
 
@@ -94,13 +95,14 @@ class Machines:
 
     def _rolling_restart(self, fault: Fault, rng: Rng) -> bool:
         """Every node in turn, the next one a while after the last has come back."""
+        is_any_up = any(server.actor is not None for server in self._cluster.servers)
         for place, server in enumerate(
             rng.sample(self._cluster.servers, len(self._cluster.servers))
         ):
             at = place * (fault.duration // 2 + SECOND * self._world.pace)
             self._nemesis.after(at, server.kill)
             self._nemesis.after(at + fault.duration // 4, server.start)
-        return True
+        return is_any_up
 
     def _upgrade(self, fault: Fault, rng: Rng) -> bool:
         """A node that runs an older version ends, and the newer one is started in its place."""
@@ -132,9 +134,9 @@ class Machines:
 
     def _slow_disk(self, fault: Fault, rng: Rng) -> bool:
         server = self._nemesis.any_server(rng)
-        server.sync_slowdown = rng.choice((5, 30))
-        self._nemesis.later(fault, setattr, server, "sync_slowdown", 1)
-        return True
+        put = functools.partial(setattr, server, "sync_slowdown")
+        self._nemesis.hold(fault.duration, ("slow-disk", server.name), put, rng.choice((5, 30)), 1)
+        return server.actor is not None
 
     def _spoil(self, rng: Rng) -> Server | None:
         """Whose disk may be spoilt: always the same one, once the cluster is founded, and has it back in its ranks."""
@@ -181,12 +183,10 @@ class Machines:
         return rng.choice((1 - SKEW, 1 + SKEW))
 
     def _skew(self, fault: Fault, rng: Rng) -> bool:
-        self._rates(self._nemesis.any_server(rng), fault, rng, 1)
-        return True
+        return self._rates_of_a_server(fault, rng, 1)
 
     def _strobe(self, fault: Fault, rng: Rng) -> bool:
-        self._rates(self._nemesis.any_server(rng), fault, rng, STROBES)
-        return True
+        return self._rates_of_a_server(fault, rng, STROBES)
 
     def _skew_client(self, fault: Fault, rng: Rng) -> bool:
         self._rates(rng.choice(self._cluster.clients), fault, rng, 1)
@@ -194,6 +194,14 @@ class Machines:
 
     def _strobe_client(self, fault: Fault, rng: Rng) -> bool:
         self._rates(rng.choice(self._cluster.clients), fault, rng, STROBES)
+        return True
+
+    def _rates_of_a_server(self, fault: Fault, rng: Rng, count: int) -> bool:
+        """One that runs, if any does: nobody looks at the clock of another."""
+        running = [s for s in self._cluster.servers if s.actor is not None]
+        if not running:
+            return False
+        self._rates(rng.choice(running), fault, rng, count)
         return True
 
     def _rates(self, whose: Server | SimClient, fault: Fault, rng: Rng, count: int) -> None:
@@ -212,4 +220,4 @@ class Machines:
                 fault.duration * place // STROBES, setattr, server, "wall_offset_ms", jump
             )
         self._nemesis.later(fault, setattr, server, "wall_offset_ms", 0)
-        return True
+        return server.actor is not None

@@ -1,17 +1,26 @@
-"""Carries out a plan of faults on a simulated cluster, and counts what really happened."""
+"""Carries out a plan of faults on a simulated cluster, and counts what really happened.
+
+Rules:
+* `fired` counts a fault when something was hit: a process that ran, a connection that was there, a message, a call of the disk.
+  What is only prepared counts when it happens, and not if its time is over before that.
+* Of several faults that overlap on one thing the latest counts, and only the end of the last gives back what was there.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from holdfast_jepsen.faults.machines import Machines
+from holdfast_jepsen.sim import disks
 from holdfast_jepsen.sim.network import links
 from holdfast_jepsen.sim.rng import Rng
-from holdfast_jepsen.sim.world import MILLISECOND
+from holdfast_jepsen.sim.world import MILLISECOND, Crashed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from typing import Any
 
     from holdfast_jepsen.faults.plan import Fault
     from holdfast_jepsen.sim.cluster import Cluster
@@ -30,26 +39,27 @@ class Nemesis:
         self.fired: Counter[str] = Counter()
         self.points: Counter[str] = Counter()
         """At which of the named points somebody was killed."""
-        self.planned = Counter(fault.kind for fault in plan)
         self.is_over = False
         self._done_at_outage = -1
         """What had been answered when all nodes lost their power last."""
-        self._waiting: Counter[str] = Counter()
-        """Faults of messages that have not hit one yet."""
+        self._waiting: dict[str, set[Fault]] = {}
+        """By kind, faults of messages that have not hit one yet, and are not over."""
+        self._held: dict[Hashable, dict[int, Any]] = {}
+        """What faults put in place for a while, in the order in which they did; see `hold`."""
+        self._holds = 0
         self.cluster = cluster
-        self._cluster = cluster
         cluster.network.hits = self._hit
         self._actions: dict[str, Callable[[Fault, Rng], bool | None]] = {
-            "kill": lambda f, r: self._kill(self._any(r), f),
+            "kill": lambda f, r: self._kill(self.any_server(r), f),
             "kill-leader": lambda f, r: self._kill(self._leader(), f),
-            "power": lambda f, r: self._power([self._any(r)], f, r),
+            "power": lambda f, r: self._power([self.any_server(r)], f, r),
             "power-all": self._power_all,
             "crash-at-step": self._crash_at_step,
-            "pause": lambda f, r: self._pause(self._any(r), f),
-            "pause-leader": lambda f, r: self._pause(self._leader(), f),
+            "pause": lambda f, r: self._pause([self.any_server(r)], f),
+            "pause-leader": lambda f, r: self._pause([self._leader()], f),
             "pause-client": self._pause_client,
             "crash-client": self._crash_client,
-            "isolate": lambda f, r: self._isolate(self._any(r), f),
+            "isolate": lambda f, r: self._isolate(self.any_server(r), f),
             "isolate-leader": lambda f, r: self._isolate(self._leader(), f),
             "halves": self._halves,
             "bridge": self._bridge,
@@ -59,7 +69,7 @@ class Nemesis:
             "slow-client": self._slow_client,
             "cut-client": self._cut_client,
             "hand-over": self._hand_over,
-            "duplicates": self._duplicates,
+            "duplicates": lambda f, r: self._spoil_traffic("duplicates", (0.02, 0.3), f, r),
             "losses": lambda f, r: self._spoil_traffic("losses", (0.02, 0.3), f, r),
             "corrupt": lambda f, r: self._spoil_traffic("corruption", (0.002, 0.02), f, r),
             "lost-chunks": self._lost_chunks,
@@ -74,12 +84,12 @@ class Nemesis:
     def heal(self) -> None:
         """No more faults; everything that can live does."""
         self.is_over = True
-        self._cluster.heal()
+        self.cluster.heal()
 
     def _act(self, fault: Fault) -> None:
         if self.is_over:
             return
-        self._cluster.world.note(f"fault {fault.kind}")
+        self.cluster.world.note(f"fault {fault.kind}")
         if self._actions[fault.kind](fault, Rng(fault.draw)):
             self.fired[fault.kind] += 1
 
@@ -92,31 +102,54 @@ class Nemesis:
 
     def any_server(self, rng: Rng) -> Server:
         """One of them."""
-        return rng.choice(self._cluster.servers)
+        return rng.choice(self.cluster.servers)
 
     def later(self, fault: Fault, action: Callable[..., object], *args: object) -> None:
         """When the fault is over."""
-        self._later(fault, action, *args)
+        self.after(fault.duration, action, *args)
 
     def after(self, delay: int, action: Callable[..., object], *args: object) -> None:
         """After so many nanoseconds, unless all is over by then."""
-        self._cluster.world.after(delay, self._unless_over, action, args)
+        self.cluster.world.after(delay, self._unless_over, action, args)
+
+    def hold(
+        self,
+        duration: int,
+        what: Hashable,
+        put: Callable[[Any], object],
+        value: object,
+        rest: object,
+    ) -> None:
+        """`put(value)` for so many nanoseconds; then `put(rest)`, or what another fault has put on the same `what` meanwhile."""
+        held = self._held.setdefault(what, {})
+        self._holds += 1
+        held[self._holds] = value
+        put(value)
+        self.after(duration, self._let_go, self._holds, what, put, rest)
+
+    def _let_go(
+        self, number: int, what: Hashable, put: Callable[[Any], object], rest: object
+    ) -> None:
+        held = self._held[what]
+        del held[number]
+        put(held[max(held)] if held else rest)
+
+    def _wait_for_a_hit(self, fault: Fault, duration: int) -> None:
+        """It will be counted when it hits its first message, if it does before it is over."""
+        waiting = self._waiting.setdefault(fault.kind, set())
+        waiting.add(fault)
+        self.after(duration, waiting.discard, fault)
 
     def _hit(self, kind: str) -> None:
-        """A message was hit. A fault of that kind has fired when it has hit one."""
-        if self._waiting[kind]:
-            self.fired[kind] += self._waiting.pop(kind)
+        """A message was hit. Every fault of that kind that is at work has fired."""
+        if waiting := self._waiting.get(kind):
+            self.fired[kind] += len(waiting)
+            waiting.clear()
 
     # Processes.
 
-    def _any(self, rng: Rng) -> Server:
-        return rng.choice(self._cluster.servers)
-
     def _leader(self) -> Server | None:
-        return self._cluster.leader
-
-    def _later(self, fault: Fault, action: Callable[..., object], *args: object) -> None:
-        self._cluster.world.after(fault.duration, self._unless_over, action, args)
+        return self.cluster.leader
 
     def _unless_over(self, action: Callable[..., object], args: tuple[object, ...]) -> None:
         if not self.is_over:
@@ -126,86 +159,109 @@ class Nemesis:
         if server is None or server.actor is None:
             return False
         server.kill()
-        self._later(fault, server.start)
+        self.later(fault, server.start)
         return True
 
     def _power(self, servers: Iterable[Server], fault: Fault, rng: Rng) -> bool:
         hit = [server for server in servers if server.actor is not None]
         for server in hit:
             server.lose_power(rng)
-            self._later(fault, server.start)
+            self.later(fault, server.start)
         return bool(hit)
 
     def _power_all(self, fault: Fault, rng: Rng) -> bool:
         """Seldom again before anything was answered: plans of many would be nothing else."""
-        done = self._cluster.done
+        done = self.cluster.done
         if done == self._done_at_outage and not rng.chance(OUTAGE_AGAIN):
             return False
         self._done_at_outage = done
-        return self._power(self._cluster.servers, fault, rng)
+        return self._power(self.cluster.servers, fault, rng)
 
-    def _crash_at_step(self, fault: Fault, rng: Rng) -> bool:
-        server = self._any(rng)
+    def _crash_at_step(self, fault: Fault, rng: Rng) -> bool | None:
+        server = self.any_server(rng)
         if server.actor is None or server.has_step_fault:
             return False
-        server.crash_at_step(1 + rng.below(8), loses_power=rng.chance(0.6))
-        self._later(fault, server.start)
-        # Should it not have come to that step by then, it starts when it does.
-        self._cluster.world.after(
-            fault.duration + 1_000 * MILLISECOND * self._cluster.world.pace,
-            self._unless_over,
-            server.start,
-            (),
-        )
-        return True
+        loses_power = rng.chance(0.6)
 
-    def _pause(self, server: Server | None, fault: Fault) -> bool:
-        if server is None or server.actor is None:
-            return False
-        server.pause(fault.duration)
-        return True
+        def die() -> None:
+            server.crash_loses_power = loses_power
+            server.lift_disk_errors()
+            self.count(fault.kind)
+            self.later(fault, server.start)
+            if server.actor is not None:
+                server.actor.has_crashed = True
+            raise Crashed
+
+        server.set_disk_error(disks.crash(1 + rng.below(8), die))
+        return None
+
+    def _pause(self, servers: Iterable[Server | None], fault: Fault) -> bool:
+        hit = [
+            s for s in servers if s is not None and s.actor is not None and not s.actor.is_paused
+        ]
+        for server in hit:
+            server.pause(fault.duration)
+        return bool(hit)
 
     def _hand_over(self, _: Fault, __: Rng) -> bool:
         """An operator asks the leader to give the leadership away."""
         server = self._leader()
         if server is None or server.actor is None:
             return False
-        self._cluster.world.at(self._cluster.world.now, server.hand_over, actor=server.actor)
+        self.cluster.world.at(self.cluster.world.now, server.hand_over, actor=server.actor)
         return True
 
     # Clients.
 
     def _pause_client(self, fault: Fault, rng: Rng) -> bool:
-        rng.choice(self._cluster.clients).actor.pause(fault.duration)
+        actor = rng.choice(self.cluster.clients).actor
+        if actor.is_paused:
+            return False
+        actor.pause(fault.duration)
         return True
 
     def _crash_client(self, _: Fault, rng: Rng) -> bool:
-        self._cluster.replace_client(rng.below(len(self._cluster.clients)))
+        self.cluster.replace_client(rng.below(len(self.cluster.clients)))
         return True
 
     def _slow_client(self, fault: Fault, rng: Rng) -> bool:
-        slow, name = self._cluster.gateway.slow, rng.choice(self._cluster.clients).name
-        slow[name] = 1 + fault.duration // 4
-        self._later(fault, slow.pop, name, 0)
+        slow, name = self.cluster.gateway.slow, rng.choice(self.cluster.clients).name
+
+        def put(delay: int) -> None:
+            slow[name] = delay
+
+        self.hold(fault.duration, ("slow-client", name), put, 1 + fault.duration // 4, 0)
         return True
 
     def _cut_client(self, fault: Fault, rng: Rng) -> bool:
-        cut = self._cluster.gateway.cut
-        pair = rng.choice(self._cluster.clients).name, self._any(rng).name
-        cut.add(pair)
-        self._later(fault, cut.discard, pair)
+        cut = self.cluster.gateway.cut
+        pair = rng.choice(self.cluster.clients).name, self.any_server(rng).name
+
+        def put(is_cut: bool) -> None:
+            (cut.add if is_cut else cut.discard)(pair)
+
+        self.hold(fault.duration, ("cut-client", pair), put, True, False)
         return True
 
     # Links between nodes.
 
     def _block(self, blocked: Iterable[Link], fault: Fault) -> bool:
-        network, count = self._cluster.network, 0
-        for link in blocked:
-            if not network.is_blocked(*link):
+        is_new = [self._block_link(link, fault.duration) for link in blocked]
+        return any(is_new)
+
+    def _block_link(self, link: Link, duration: int) -> bool:
+        """Whether it was open."""
+        network = self.cluster.network
+        is_new = not network.is_blocked(*link)
+
+        def put(is_blocked: bool) -> None:
+            if not is_blocked:
+                network.unblock(*link)
+            elif not network.is_blocked(*link):
                 network.block(*link)
-                self._later(fault, network.unblock, *link)
-                count += 1
-        return count > 0
+
+        self.hold(duration, ("block", link), put, True, False)
+        return is_new
 
     def _between(self, one: Sequence[str], other: Sequence[str]) -> list[Link]:
         return [pair for a in one for b in other for pair in ((a, b), (b, a))]
@@ -216,78 +272,79 @@ class Nemesis:
         return self._block(self._between([server.name], server.peers), fault)
 
     def _halves(self, fault: Fault, rng: Rng) -> bool:
-        names = self._cluster.names
+        names = self.cluster.names
         side = rng.sample(names, len(names) // 2)
         return self._block(self._between(side, [n for n in names if n not in side]), fault)
 
     def _bridge(self, fault: Fault, rng: Rng) -> bool:
         """Two sides that see each other only through one node."""
-        names = rng.sample(self._cluster.names, len(self._cluster.names))
+        names = rng.sample(self.cluster.names, len(self.cluster.names))
         middle = len(names) // 2
         return self._block(self._between(names[:middle], names[middle + 1 :]), fault)
 
     def _one_way(self, fault: Fault, rng: Rng) -> bool:
-        return self._block([rng.choice(links(self._cluster.names))], fault)
+        return self._block([rng.choice(links(self.cluster.names))], fault)
 
     def _ring(self, fault: Fault, rng: Rng) -> bool:
         """Every node sees a majority, no two the same one (of five); of three, one link is missing."""
-        names = rng.sample(self._cluster.names, len(self._cluster.names))
+        names = rng.sample(self.cluster.names, len(self.cluster.names))
         count = len(names)
         keep = {(i, (i + d) % count) for i in range(count) for d in (1, count - 1)}
         cut = [(i, j) for i in range(count) for j in range(count) if i != j and (i, j) not in keep]
         cut = cut or [(0, 1), (1, 0)]
         return self._block([(names[i], names[j]) for i, j in cut], fault)
 
-    def _slow_links(self, fault: Fault, rng: Rng) -> bool:
-        network = self._cluster.network
-        for link in links(self._cluster.names):
+    def _slow_links(self, fault: Fault, rng: Rng) -> bool | None:
+        """Half of them. Counted when something is late."""
+        network = self.cluster.network
+        for link in links(self.cluster.names):
             if rng.chance(0.5):
-                network.delay(*link, 1 + fault.duration // 8)
-                self._later(fault, network.delay, *link, 0)
-        return True
-
-    def _duplicates(self, fault: Fault, rng: Rng) -> bool | None:
-        return self._spoil_traffic("duplicates", (0.02, 0.3), fault, rng)
+                put = functools.partial(network.delay, *link)
+                self.hold(fault.duration, ("delay", link), put, 1 + fault.duration // 8, 0)
+        self._wait_for_a_hit(fault, fault.duration)
+        return None
 
     def _spoil_traffic(
         self, what: str, parts: tuple[float, float], fault: Fault, rng: Rng
     ) -> bool | None:
         """This part of the messages. Counted when it hits the first one."""
-        self._waiting[fault.kind] += 1
-        setattr(self._cluster.network, what, rng.choice(parts))
-        self._later(fault, setattr, self._cluster.network, what, 0.0)
+        self._wait_for_a_hit(fault, fault.duration)
+        self._put_traffic(what, rng.choice(parts), fault.duration)
         return None
+
+    def _put_traffic(self, what: str, part: float, duration: int) -> None:
+        put = functools.partial(setattr, self.cluster.network, what)
+        self.hold(duration, what, put, part, 0.0)
 
     def _lost_chunks(self, fault: Fault, rng: Rng) -> bool | None:
         """A node comes back after the others have cut their logs: it needs a snapshot, of which pieces are lost on the way."""
         leader = self._leader()
-        followers = [s for s in self._cluster.servers if s.actor is not None and s is not leader]
-        if leader is None or 2 * len(followers) <= len(self._cluster.servers):
+        followers = [s for s in self.cluster.servers if s.actor is not None and s is not leader]
+        if leader is None or 2 * len(followers) <= len(self.cluster.servers):
             return False  # without it nobody could commit what it will lack
         server = rng.choice(followers)
-        second = 1_000 * MILLISECOND * self._cluster.world.pace
+        second = 1_000 * MILLISECOND * self.cluster.world.pace
         away = max(fault.duration // 2, second)
-        network = self._cluster.network
-        self._waiting[fault.kind] += 1
-        network.lost_chunks = rng.choice((0.3, 0.8))
+        duration = away + fault.duration // 2 + 2 * second
+        self._wait_for_a_hit(fault, duration)
+        self._put_traffic("lost_chunks", rng.choice((0.3, 0.8)), duration)
         server.kill()
-        for other in self._cluster.servers:
+        for other in self.cluster.servers:
             self.after(away - second // 4, other.take_snapshot)
         self.after(away, server.start)
-        self.after(away + fault.duration // 2 + 2 * second, setattr, network, "lost_chunks", 0.0)
         return None
 
     def _swizzle(self, fault: Fault, rng: Rng) -> bool:
         """One node's links stop one by one, and come back in another order."""
-        name = self._any(rng).name
-        pairs = [pair for pair in links(self._cluster.names) if name in pair]
-        network, step = self._cluster.network, fault.duration // len(pairs)
+        name = self.any_server(rng).name
+        pairs = [pair for pair in links(self.cluster.names) if name in pair]
+        step = fault.duration // len(pairs)
+        begins = {link: place * step for place, link in enumerate(rng.sample(pairs, len(pairs)))}
+        is_new = not all(self.cluster.network.is_blocked(*link) for link in pairs)
         for place, link in enumerate(rng.sample(pairs, len(pairs))):
-            self.after(place * step, network.block, *link)
-        for place, link in enumerate(rng.sample(pairs, len(pairs))):
-            self.after(fault.duration + place * step, network.unblock, *link)
-        return True
+            end = fault.duration + place * step
+            self.after(begins[link], self._block_link, link, end - begins[link])
+        return is_new
 
-    def _connection(self, action: Callable[[str, str], None], rng: Rng) -> bool:
-        action(*rng.choice(links(self._cluster.names)))
-        return True
+    def _connection(self, action: Callable[[str, str], bool], rng: Rng) -> bool:
+        return action(*rng.choice(links(self.cluster.names)))

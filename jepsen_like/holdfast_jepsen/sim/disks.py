@@ -20,26 +20,39 @@ if TYPE_CHECKING:
 
 WRITES = ("write", "reserve", "create")
 SYNCS = ("sync", "sync directory")
+STEPS = (*WRITES, *SYNCS, "rename", "remove")
 
 
 class DiskError:
-    """One call of these kinds fails, or every one until it is lifted (a full disk)."""
+    """One call of these kinds fails, or every one until it is lifted (a full disk). `on_fire`: told of the first that did."""
 
     def __init__(
-        self, calls: tuple[str, ...], number: int, *, once: bool, on_fire: Callable[[], None]
+        self,
+        calls: tuple[str, ...],
+        number: int,
+        *,
+        once: bool,
+        on_fire: Callable[[], None],
+        spares: int = 0,
     ) -> None:
-        self.is_over = False
         self._calls = calls
+        self._spares = spares
+        """So many calls go well before that."""
         self._number = number
         self._once = once
         self._on_fire = on_fire
+        self._has_fired = False
 
     def before(self, step: Step) -> None:
         """Ahead of a step on the disk. Raises OSError."""
-        if self.is_over or step.call not in self._calls:
+        if step.call not in self._calls or (self._once and self._has_fired):
             return
-        self.is_over = self._once
-        self._on_fire()
+        if self._spares:
+            self._spares -= 1
+            return
+        if not self._has_fired:
+            self._has_fired = True
+            self._on_fire()
         raise OSError(self._number, os.strerror(self._number))
 
 
@@ -56,6 +69,11 @@ def failing_write(on_fire: Callable[[], None]) -> DiskError:
 def failing_sync(on_fire: Callable[[], None]) -> DiskError:
     """The next sync fails, and what it should have written is lost."""
     return DiskError(SYNCS, errno.EIO, once=True, on_fire=on_fire)
+
+
+def crash(step: int, die: Callable[[], None]) -> DiskError:
+    """No error, but an end: ahead of its so manieth step from now the process comes to `die`, which raises Crashed."""
+    return DiskError(STEPS, errno.EIO, once=True, on_fire=die, spares=step - 1)
 
 
 def survivors(unsynced: list[Effect], rng: Rng) -> list[Effect]:

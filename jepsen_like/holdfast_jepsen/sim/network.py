@@ -115,24 +115,28 @@ class Network:
         return (sender, receiver) in self._blocked
 
     def delay(self, sender: str, receiver: str, nanoseconds: int) -> None:
-        """Up to so much longer on the way, until `heal`."""
+        """Up to so much longer on the way, until `heal`; 0: as before."""
         self._delays[sender, receiver] = nanoseconds
 
-    def reset(self, one: str, other: str) -> None:
-        """The connection breaks now, with what is on its way; both ends see it."""
+    def reset(self, one: str, other: str) -> bool:
+        """The connection breaks now, with what is on its way; both ends see it. False: there is none."""
         pair = _pair(one, other)
         connection = self._connections.pop(pair, None)
-        if connection is not None:
-            for name in pair:
-                self._tell_disconnected(name, pair, connection.epoch)
-            self._redial(pair)
+        if connection is None:
+            return False
+        for name in pair:
+            self._tell_disconnected(name, pair, connection.epoch)
+        self._redial(pair)
+        return True
 
-    def supersede(self, one: str, other: str) -> None:
-        """A new connection replaces one that its ends still think to be alive."""
+    def supersede(self, one: str, other: str) -> bool:
+        """A new connection replaces one that its ends still think to be alive. False: there is none, or none can be had."""
         pair = _pair(one, other)
-        if pair in self._connections and self.introduce(*pair):
-            del self._connections[pair]
-            self._connect(pair)
+        if pair not in self._connections or not self.introduce(*pair):
+            return False
+        del self._connections[pair]
+        self._connect(pair)
+        return True
 
     def machine_gone(self, name: str, *, silently: bool) -> None:
         """A process has died. Silently: with its machine, so that nobody is told."""
@@ -202,6 +206,8 @@ class Network:
         after: int,
     ) -> None:
         delay = self._delays.get((sender, receiver), 0)
+        if delay:
+            self.hits("slow-links")
         at = self.world.now + after + self.one_way() + (self._rng.below(delay) if delay else 0)
         while self.losses and self._rng.chance(self.losses):
             self.hits("losses")
