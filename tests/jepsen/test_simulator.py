@@ -14,7 +14,7 @@ from holdfast_jepsen.faults import plan
 from holdfast_jepsen.history import History
 from holdfast_jepsen.sim.rng import Rng
 from holdfast_jepsen.sim.run import run
-from holdfast_jepsen.sim.world import SECOND, Actor, World
+from holdfast_jepsen.sim.world import SECOND, Actor, Livelock, World
 
 pytestmark = pytest.mark.timeout(300)
 SECONDS = 4.0
@@ -108,6 +108,19 @@ def test_a_paused_actor_catches_up_in_order_and_a_killed_one_never() -> None:
     world.at(150, actor.kill)
     world.run(1000)
     assert seen == [("one", 55), ("two", 55), ("three", 100)]
+
+
+@pytest.mark.parametrize("delay", [0, 1])
+def test_what_goes_in_a_circle_ends_the_run(delay: int) -> None:
+    """A product that never lets time pass is found out, whether it asks again at once or a nanosecond later."""
+    world = World()
+
+    def again() -> None:
+        world.after(delay, again)
+
+    again()
+    with pytest.raises(Livelock):
+        world.run(SECOND)
 
 
 def test_replay_tells_the_story(capsys: pytest.CaptureFixture[str], tmp_path) -> None:

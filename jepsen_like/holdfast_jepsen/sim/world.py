@@ -32,10 +32,17 @@ EXECUTOR_SECONDS = 0.05
 LINES_A_HASH = 512
 CLOSINGS_MAX = 100
 """Of one coroutine, each of which gets it one await further on its way out."""
+EVENTS_A_MILLISECOND_MAX = 100_000
+"""Hundreds of times as many as the busiest millisecond of an honest run has. Beyond that the product goes in a circle, and virtual
+time would never come to the end of the run."""
 
 
 class Crashed(BaseException):
     """The process dies here, in the middle of what it does. Not an Exception: no code may survive it."""
+
+
+class Livelock(Exception):
+    """Things happen without end, and time does not pass."""
 
 
 class Handle:
@@ -93,15 +100,25 @@ class World:
         return self.at(self.now + delay, callback, *args, actor=actor)
 
     def run(self, until: int) -> None:
-        """Everything that happens up to this time."""
+        """Everything that happens up to this time. Raises Livelock where it would never come there."""
         queue, pop, enter = self._queue, heapq.heappop, asyncio._set_running_loop
         running: Actor | None = None
+        window_end, last_event = 0, 0
         try:
             while queue and queue[0][0] <= until:
                 self.now, _, handle = pop(queue)
                 callback, actor = handle.callback, handle.actor
                 if callback is None:
                     continue
+                if self.now >= window_end:
+                    window_end, last_event = (
+                        self.now + MILLISECOND,
+                        self.events + EVENTS_A_MILLISECOND_MAX,
+                    )
+                elif self.events > last_event:
+                    raise Livelock(
+                        f"more than {EVENTS_A_MILLISECOND_MAX} events in one millisecond"
+                    )
                 if actor is not running:
                     running = actor
                     enter(cast("Any", actor))
