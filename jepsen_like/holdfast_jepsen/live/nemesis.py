@@ -15,7 +15,7 @@ import contextlib
 import os
 from collections import Counter
 from pathlib import Path
-from signal import SIGCONT, SIGKILL, SIGSTOP
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 from typing import TYPE_CHECKING
 
 from holdfast_coordinator.local_cluster import LocalClusterError
@@ -37,6 +37,8 @@ SKEW = 0.004
 """Clocks run up to so much wrong, as in the simulator; the client's margin is 1 %."""
 STOPPED_SECONDS = 1.0
 """For a signal to arrive."""
+END_SECONDS = 30.0
+"""For a node that is asked to end: it hands over, answers its callers and closes its files, on a busy machine too."""
 LEADER_SECONDS = 15.0
 """For an election to end, and on a busy machine for the interpreters that take part in it to start."""
 LOG_LOOKS = 100
@@ -78,9 +80,11 @@ class Nemesis:
             "kill": lambda f, r: self._kill([r.choice(cluster.names)], f),
             "kill-leader": self._kill_leader,
             "kill-all": lambda f, _: self._kill(cluster.names, f),
+            "rolling-restart": self._rolling_restart,
             "pause": lambda f, r: self._pause([r.choice(cluster.names)], f),
             "pause-leader": self._pause_leader,
             "pause-majority": self._pause_majority,
+            "pause-all": lambda f, _: self._pause(cluster.names, f),
             "isolate": lambda f, r: self._isolate(r.choice(cluster.names), f),
             "isolate-leader": self._isolate_leader,
             "halves": self._halves,
@@ -172,6 +176,30 @@ class Nemesis:
             if not self._cluster.is_running(name):
                 self._full.discard(name)
                 await self._cluster.start_unready(name)
+
+    async def _rolling_restart(self, fault: Fault, rng: Rng) -> bool:
+        """Every node in turn is asked to end, and is started again; the next one once that one is ready."""
+        cluster, ended = self._cluster, 0
+        for name in rng.sample(cluster.names, len(cluster.names)):
+            self.look_around()
+            if not cluster.is_running(name):
+                continue
+            self._note(fault, f"SIGTERM {name}")
+            cluster.signal(name, SIGCONT)  # whoever stands still cannot end
+            late = asyncio.get_running_loop().call_later(
+                END_SECONDS, self._does_not_end, name, cluster.pid(name)
+            )
+            await cluster.kill(name, SIGTERM)
+            late.cancel()
+            ended += 1
+            await self._restart([name])
+            with contextlib.suppress(LocalClusterError):  # another fault has hit it
+                await cluster.wait_ready(name)
+        return ended > 0
+
+    def _does_not_end(self, name: str, pid: int) -> None:
+        self.failures.append(f"{name} did not end within {END_SECONDS:g} s of SIGTERM")
+        os.kill(pid, SIGKILL)
 
     async def _pause(self, names: Sequence[str], fault: Fault) -> bool:
         cluster = self._cluster

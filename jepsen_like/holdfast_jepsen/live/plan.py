@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 GROUPS: Final = {
     "kill": ("kill", "kill-leader", "kill-all"),
-    "pause": ("pause", "pause-leader", "pause-majority"),
+    "restart": ("rolling-restart",),
+    "pause": ("pause", "pause-leader", "pause-majority", "pause-all"),
     "partition": ("isolate", "isolate-leader", "halves", "bridge", "one-way", "ring"),
     "clients": ("pause-client", "crash-client", "cut-clients"),
     "slow": ("slow-links",),
