@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from holdfast_coordinator.raft.memory_disk import Step
+from holdfast_jepsen.faults import plan
 from holdfast_jepsen.faults.nemesis import Nemesis
 from holdfast_jepsen.faults.plan import Fault
 from holdfast_jepsen.sim import disks
@@ -47,7 +48,7 @@ class Machine:
     def on_delivery(self, peer: str, epoch: int, kind: str, content: Any) -> None: ...
 
 
-def nemesis_of(*plan: Fault, connects: bool = False) -> tuple[Nemesis, Any]:
+def nemesis_of(*faults: Fault, connects: bool = False) -> tuple[Nemesis, Any]:
     """On three machines that run; those that `connects` have connections by the first second."""
     world = World()
     network = Network(world, Rng(1, "network"))
@@ -56,9 +57,9 @@ def nemesis_of(*plan: Fault, connects: bool = False) -> tuple[Nemesis, Any]:
     for server in servers:
         network.add(server)
     cluster = SimpleNamespace(
-        world=world, network=network, servers=servers, names=NAMES, leader=None
+        world=world, network=network, servers=servers, names=NAMES, leader=None, done=0
     )
-    return Nemesis(cluster, plan), cluster  # type: ignore[arg-type]
+    return Nemesis(cluster, faults), cluster  # type: ignore[arg-type]
 
 
 def fault(kind: str, at: float, duration: float, draw: int = 1) -> Fault:
@@ -98,14 +99,37 @@ def test_a_connection_that_is_not_there_is_not_hit(kind: str) -> None:
 
 def test_a_fault_of_messages_that_hit_none_before_its_end_has_not_fired() -> None:
     """The next one that hits a message counts for itself alone."""
-    plan = fault("slow-links", 2, 1), fault("slow-links", 5, 5)
-    nemesis, cluster = nemesis_of(*plan, connects=True)
+    faults = fault("slow-links", 2, 1), fault("slow-links", 5, 5)
+    nemesis, cluster = nemesis_of(*faults, connects=True)
     cluster.world.run(6 * SECOND)
     assert nemesis.fired["slow-links"] == 0
     for one in NAMES:
         for other in NAMES:
             cluster.network.send(one, other, "raft", [])
     assert nemesis.fired["slow-links"] == 1
+
+
+@pytest.mark.parametrize(("kind", "hit"), [("minority", 1), ("majority", 2), ("all", 3)])
+def test_several_machines_stand_still_together(kind: str, hit: int) -> None:
+    """As many as the kind says."""
+    _, cluster = nemesis_of(fault(f"pause-{kind}", 2, 3))
+    cluster.world.run(4 * SECOND)
+    assert sum(each.actor.is_paused for each in cluster.servers) == hit
+
+
+def test_a_majority_seldom_fails_before_the_cluster_has_recovered() -> None:
+    """Of many outages within which nothing is answered most are left out."""
+    nemesis, cluster = nemesis_of(*(fault("pause-all", 2 + n, 0.5, draw=n) for n in range(50)))
+    cluster.world.run(60 * SECOND)
+    assert 1 < nemesis.fired["pause-all"] < 25
+
+
+def test_wider_faults_come_in_place_of_narrow_ones() -> None:
+    """Where the seed draws the kinds, all are drawn by one or another; where they are given, they are these."""
+    drawn = [each for seed in range(99) for each in plan.draw(Rng(seed), begin=0, end=SECOND * 20)]
+    assert {each.kind for each in drawn} == set(plan.KINDS)
+    given = plan.draw(Rng(1), begin=0, end=SECOND * 200, kinds=("kill", "pause"))
+    assert {each.kind for each in given} == {"kill", "pause"}
 
 
 @pytest.mark.parametrize("kind", ["pause", "skew", "strobe", "wall-jump", "slow-disk", "kill"])
@@ -155,8 +179,8 @@ def test_a_crash_at_a_step_counts_when_it_comes_to_that_step() -> None:
     assert told
 
     def run_with(at_ms: int) -> Outcome:
-        plan = (Fault(at_ms * MILLISECOND, "crash-at-step", SECOND // 5, 1),)
-        return run(1, variant=Variant(plan=plan, pace=1), fault_seconds=3.0)
+        faults = (Fault(at_ms * MILLISECOND, "crash-at-step", SECOND // 5, 1),)
+        return run(1, variant=Variant(plan=faults, pace=1), fault_seconds=3.0)
 
     assert run_with(3000).fired == {"crash-at-step": 1}
     assert run_with(4999).fired == {}

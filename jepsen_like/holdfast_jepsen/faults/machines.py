@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
+from holdfast_jepsen.faults.plan import SUSPENSION
 from holdfast_jepsen.sim import disks
 from holdfast_jepsen.sim.cluster import SKEW
 from holdfast_jepsen.sim.points import POINTS, Trap
@@ -90,7 +91,7 @@ class Machines:
         has_majority = 2 * (len(awake) - 1) > len(self._cluster.servers)
         if not has_majority and not rng.chance(MAJORITY_SLEEPS):
             return False
-        server.pause(fault.duration + 4 * SECOND * self._world.pace)
+        server.pause(fault.duration + SUSPENSION * self._world.pace)
         return True
 
     def _rolling_restart(self, fault: Fault, rng: Rng) -> bool:

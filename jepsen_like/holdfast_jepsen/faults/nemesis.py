@@ -13,6 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from holdfast_jepsen.faults.machines import Machines
+from holdfast_jepsen.faults.plan import SUSPENSION
 from holdfast_jepsen.sim import disks
 from holdfast_jepsen.sim.network import links
 from holdfast_jepsen.sim.rng import Rng
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 Link = tuple[str, str]
 
 OUTAGE_AGAIN = 0.2
-"""Part of the outages of all nodes that come although nothing was answered since the one before."""
+"""Part of the outages of a majority that come although nothing was answered since the one before."""
 
 
 class Nemesis:
@@ -41,7 +42,7 @@ class Nemesis:
         """At which of the named points somebody was killed."""
         self.is_over = False
         self._done_at_outage = -1
-        """What had been answered when all nodes lost their power last."""
+        """What had been answered when a majority failed last."""
         self._waiting: dict[str, set[Fault]] = {}
         """By kind, faults of messages that have not hit one yet, and are not over."""
         self._held: dict[Hashable, dict[int, Any]] = {}
@@ -50,14 +51,21 @@ class Nemesis:
         self.cluster = cluster
         cluster.network.hits = self._hit
         self._actions: dict[str, Callable[[Fault, Rng], bool | None]] = {
-            "kill": lambda f, r: self._kill(self.any_server(r), f),
-            "kill-leader": lambda f, r: self._kill(self._leader(), f),
+            "kill": lambda f, r: self._kill([self.any_server(r)], f),
+            "kill-leader": lambda f, r: self._kill([self._leader()], f),
+            "kill-minority": lambda f, r: self._kill(self._minority(r), f),
+            "kill-majority": lambda f, r: self._kill(self._majority(r), f),
+            "kill-all": lambda f, r: self._kill(self._all(r), f),
             "power": lambda f, r: self._power([self.any_server(r)], f, r),
-            "power-all": self._power_all,
+            "power-all": lambda f, r: self._power(self._all(r), f, r),
             "crash-at-step": self._crash_at_step,
             "pause": lambda f, r: self._pause([self.any_server(r)], f),
             "pause-leader": lambda f, r: self._pause([self._leader()], f),
-            "pause-client": self._pause_client,
+            "pause-minority": lambda f, r: self._pause(self._minority(r), f),
+            "pause-majority": lambda f, r: self._pause(self._majority(r), f),
+            "pause-all": lambda f, r: self._pause(self._all(r), f),
+            "pause-client": lambda f, r: self._pause_client(f.duration, r),
+            "suspend-client": self._suspend_client,
             "crash-client": self._crash_client,
             "isolate": lambda f, r: self._isolate(self.any_server(r), f),
             "isolate-leader": lambda f, r: self._isolate(self._leader(), f),
@@ -155,12 +163,33 @@ class Nemesis:
         if not self.is_over:
             action(*args)
 
-    def _kill(self, server: Server | None, fault: Fault) -> bool:
-        if server is None or server.actor is None:
-            return False
-        server.kill()
-        self.later(fault, server.start)
-        return True
+    def _minority(self, rng: Rng) -> list[Server]:
+        """The largest."""
+        servers = self.cluster.servers
+        return rng.sample(servers, (len(servers) - 1) // 2)
+
+    def _majority(self, rng: Rng) -> list[Server]:
+        """The smallest; none, if the last outage is too near."""
+        servers = self.cluster.servers
+        return [] if self._is_too_soon(rng) else rng.sample(servers, len(servers) // 2 + 1)
+
+    def _all(self, rng: Rng) -> list[Server]:
+        return [] if self._is_too_soon(rng) else list(self.cluster.servers)
+
+    def _is_too_soon(self, rng: Rng) -> bool:
+        """Seldom does a majority fail again before anything was answered: plans of many such faults would be nothing else."""
+        done = self.cluster.done
+        if done == self._done_at_outage and not rng.chance(OUTAGE_AGAIN):
+            return True
+        self._done_at_outage = done
+        return False
+
+    def _kill(self, servers: Iterable[Server | None], fault: Fault) -> bool:
+        hit = [server for server in servers if server is not None and server.actor is not None]
+        for server in hit:
+            server.kill()
+            self.later(fault, server.start)
+        return bool(hit)
 
     def _power(self, servers: Iterable[Server], fault: Fault, rng: Rng) -> bool:
         hit = [server for server in servers if server.actor is not None]
@@ -168,14 +197,6 @@ class Nemesis:
             server.lose_power(rng)
             self.later(fault, server.start)
         return bool(hit)
-
-    def _power_all(self, fault: Fault, rng: Rng) -> bool:
-        """Seldom again before anything was answered: plans of many would be nothing else."""
-        done = self.cluster.done
-        if done == self._done_at_outage and not rng.chance(OUTAGE_AGAIN):
-            return False
-        self._done_at_outage = done
-        return self._power(self.cluster.servers, fault, rng)
 
     def _crash_at_step(self, fault: Fault, rng: Rng) -> bool | None:
         server = self.any_server(rng)
@@ -213,12 +234,16 @@ class Nemesis:
 
     # Clients.
 
-    def _pause_client(self, fault: Fault, rng: Rng) -> bool:
+    def _pause_client(self, duration: int, rng: Rng) -> bool:
         actor = rng.choice(self.cluster.clients).actor
         if actor.is_paused:
             return False
-        actor.pause(fault.duration)
+        actor.pause(duration)
         return True
+
+    def _suspend_client(self, fault: Fault, rng: Rng) -> bool:
+        """Its machine sleeps for longer than most leases; its clock runs on."""
+        return self._pause_client(fault.duration + SUSPENSION * self.cluster.world.pace, rng)
 
     def _crash_client(self, _: Fault, rng: Rng) -> bool:
         self.cluster.replace_client(rng.below(len(self.cluster.clients)))
