@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from holdfast_jepsen.command import main
-from holdfast_jepsen.scoreboard import by_test
+from holdfast_jepsen.scoreboard import by_test, table
 from holdfast_jepsen.scoreboard.by_test import BY_TEST
 from holdfast_jepsen.scoreboard.mutants import BY_NAME, MUTANTS
 from holdfast_jepsen.scoreboard.stock import STOCK
 from holdfast_jepsen.scoreboard.table import hunt
+from holdfast_jepsen.scoreboard.under_mutant import is_verdict
 
 FOUND_WITHIN = {
     "answers-before-sync": 2,
@@ -64,6 +65,24 @@ def test_a_mutant_of_a_test_is_put_in_place_and_taken_away() -> None:
         with mutant.in_place():
             assert owner.__dict__[name] is value
         assert owner.__dict__[name] is before
+
+
+def test_a_test_that_breaks_has_found_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed assertion is a verdict, a TypeError is none: the mutant does not fit the product any more."""
+    assert is_verdict(AssertionError())
+    assert is_verdict(pytest.fail.Exception("DID NOT RAISE"))
+    assert is_verdict(IndexError(), ("IndexError",))
+    assert is_verdict(ExceptionGroup("both", [AssertionError(), AssertionError()]))
+    assert not is_verdict(TypeError())
+    assert not is_verdict(ExceptionGroup("one", [AssertionError(), TypeError()]))
+
+    def breaks(*tests: str, mutant: str) -> bool:
+        raise RuntimeError(f"{tests[0]} cannot be run")
+
+    monkeypatch.setattr(by_test, "passes", breaks)
+    row = table.tested(by_test.by_name()["one-by-one"], passes_without=True)
+    assert not row.found
+    assert row.why.endswith(" cannot be run")
 
 
 def test_a_mutant_that_does_not_exist_is_not_found(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Mutants that no history shows soon: each is found by a test of the product that is named here, and run by the scoreboard.
 
-Rule: the test passes on the product as it is, and fails while the mutant is in place; both are tried, in processes of their own.
+Rule: the test passes on the product as it is, and fails while the mutant is in place; both are tried, in processes of their own. A
+test that breaks, of a TypeError for instance, has found nothing: the mutant does not fit the product any more.
 What is impossible in our use (docs/engine.md says why) has no mutant: its test watches that it stays so.
 
 The mutation is put in place by `under_mutant`, a plugin of pytest, before the test is imported.
@@ -35,6 +36,8 @@ ROOT = Path(__file__).parents[3]
 MUTANT_VARIABLE = "HOLDFAST_MUTANT"
 TEST_SECONDS_MAX = 900
 """Of one process; on a busy machine most of it is the start of an interpreter."""
+BROKEN_STATUS = 70
+"""What pytest ends with, by `under_mutant`, when a test ended of something that is no verdict. Its own end at 5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class ByTest:
     change: tuple[Any, str, Any] | None = None
     also: tuple[tuple[Any, str, Any], ...] = ()
     """Further changes, where two cures stand behind each other."""
+    errors: tuple[str, ...] = ()
+    """Names of exceptions that mean the mutant was found, beside a failed assertion."""
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
@@ -64,7 +69,7 @@ class ByTest:
 
 
 def passes(*tests: str, mutant: str = "") -> bool:
-    """Whether all the tests do, under this mutant. Raises RuntimeError if they cannot be run."""
+    """Whether all the tests do, under this mutant. Raises RuntimeError if they cannot be run, or break."""
     command = [
         sys.executable,
         "-m",
@@ -166,6 +171,10 @@ def _decides_at_once(self: Engine, kernel: Kernel) -> bool:
     return False
 
 
+def _takes_into_its_queue(self: Any, command: bytes, callback: Any, kind: int) -> None:
+    self._SyncObj__commandsQueue.put_nowait((bytes([kind]) + command, callback))
+
+
 def _same_name(self: SnapshotStore, index: int) -> str:
     return file_name(index) + ".tmp"
 
@@ -187,6 +196,15 @@ async def _enters_anyway(self: Any) -> Any:
         return await _enter_block(self)
     except NotAcquired:
         return None
+
+
+_leave_block = Lock.__aexit__
+
+
+async def _leaves_anyway(self: Any, *error: Any) -> None:
+    """Whoever had no lock has none to give back; what happened in the block comes out."""
+    if self._grant is not None:
+        await _leave_block(self, *error)
 
 
 def _rewriting(journal: Journal, count: int) -> None:
@@ -220,7 +238,7 @@ BY_TEST = (
            (Journal, "getRaftCommitIndex", _beyond_the_end)),
     ByTest("rewritten-in-place", "D8", "cutting the log clears it, and writes the rest again",
            f"{JOURNAL}/test_stock.py::test_d8_ours_keeps_the_end_of_the_log_wherever_compaction_is_interrupted",
-           (Journal, "deleteEntriesTo", _rewriting)),
+           (Journal, "deleteEntriesTo", _rewriting), errors=("IndexError",)),  # it looks for the end of an empty log
     ByTest("no-checksums", "D9", "the checksums of the journal are not looked at",
            f"{JOURNAL}/test_damage.py::test_a_flipped_bit_anywhere_in_the_log_is_refused",
            (segments, "crc32c", lambda data, value=0: 0)),
@@ -231,7 +249,8 @@ BY_TEST = (
            f"{SNAPSHOTS}/test_transfer.py::test_d11_a_snapshot_of_which_a_piece_is_wrong_is_never_acknowledged",
            (SnapshotWriter, "finish", _unverified)),
     ByTest("applies-again", "D12", "an entry whose apply raised is applied again",
-           f"{DEVIATIONS}::TestD12CallbackThatRaises::test_ours_never_does", (Kernel, "apply_committed", _applies_again)),
+           f"{DEVIATIONS}::TestD12CallbackThatRaises::test_ours_never_does", (Kernel, "apply_committed", _applies_again),
+           errors=("RuntimeError",)),  # what its entry raises, a second time
     ByTest("poison", "D13", "an apply that raised is passed over",
            f"{DEVIATIONS}::TestD13PoisonPill::test_ours_stops_at_the_first", (Kernel, "apply_committed", _goes_on)),
     ByTest("versions", "D14", "entries of the library's own types are taken",
@@ -248,7 +267,7 @@ BY_TEST = (
            "tests/raft/test_cluster_in_memory.py::TestD20OldAnswersAreNoNews", (Kernel, "_on_ack", _fresh)),
     ByTest("never-again", "D21", "what was forwarded and lost is not sent again",
            "tests/node/test_node.py::test_a_lost_message_is_sent_again_and_acts_once",
-           (Node, "_retry_stalled", lambda self, now_ns: None)),
+           (Node, "_retry_stalled", lambda self, now_ns: None), errors=("InvalidStateError",)),  # nobody has an answer yet
     ByTest("one-by-one", "D22", "a follower names one entry before the conflict, not its term",
            f"{DEVIATIONS}::TestD22BacktrackingOneIndexAProbe::test_ours_is_corrected_in_two_answers",
            (shield, "_first_of_its_term", _first_only)),
@@ -259,10 +278,10 @@ BY_TEST = (
            (Journal, "_check", lambda self: None)),
     ByTest("decides-first", "D25", "after a stall the deadline is looked at before the sockets",
            "tests/raft/test_engine.py::test_d25_after_a_stall_sockets_are_read_before_an_election",
-           (Engine, "_reads_first", _decides_at_once)),
+           (Engine, "_reads_first", _decides_at_once), errors=("TimeoutError",)),  # what it waits for does not come
     ByTest("library-queue", "D26", "the library's queue takes commands",
            "tests/raft/test_engine_page.py::test_d26_stock_fails_a_command_that_it_has_queued_and_ours_has_no_queue",
-           (library.Raft, "_applyCommand", library.Raft.__mro__[1].__dict__["_applyCommand"])),
+           (library.Raft, "_applyCommand", _takes_into_its_queue)),
     ByTest("beyond-the-end", "D27", "a leader goes on behind the end of its own log",
            "tests/raft/test_engine_page.py::test_d27_a_leader_never_goes_beyond_the_end_of_its_log",
            (shield, "next_index_after_reset", _never_beyond_its_own_end)),
@@ -285,7 +304,8 @@ BY_TEST = (
     ByTest("no-exemption", "D36", "a planned successor is refused for the leader's sake",
            f"{ELECTIONS}::TestD36HandingOver", (Kernel, "_on_vote_request", _no_exemption)),
     ByTest("body-without-lock", "G10", "a block is entered whatever the cluster said",
-           "tests/client/test_acquire.py::test_the_body_never_runs_without_the_lock", (Lock, "__aenter__", _enters_anyway)),
+           "tests/client/test_acquire.py::test_the_body_never_runs_without_the_lock", (Lock, "__aenter__", _enters_anyway),
+           ((Lock, "__aexit__", _leaves_anyway),)),
 )  # fmt: skip
 
 

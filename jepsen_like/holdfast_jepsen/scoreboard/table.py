@@ -108,12 +108,15 @@ def simulated(mutant: Mutant, seeds: int, starts: Sequence[int]) -> Row:
 
 def tested(mutant: ByTest, passes_without: bool | None) -> Row:
     """Run its test with it, and without it unless that is known."""
-    began = _seconds_of_children()
-    is_found = by_test.is_found(mutant, passes_without=passes_without)
+    began, why = _seconds_of_children(), mutant.test
+    try:
+        is_found = by_test.is_found(mutant, passes_without=passes_without)
+    except RuntimeError as error:
+        is_found, why = False, str(error)
     seconds = _seconds_of_children() - began
     by = "test" if mutant.change is not None else "absent"
     name, weakens, story = mutant.name, mutant.weakens, mutant.story
-    return Row(name, weakens, story, is_found, by, 0, seconds, seconds, mutant.test)
+    return Row(name, weakens, story, is_found, by, 0, seconds, seconds, why)
 
 
 def _seconds_of_children() -> float:
