@@ -17,7 +17,7 @@ import pytest
 from holdfast_coordinator.machine import Record
 from holdfast_jepsen.faults.plan import Fault
 from holdfast_jepsen.history import Belief, History, Lease, Operation
-from holdfast_jepsen.live import judge, namespaces, plan
+from holdfast_jepsen.live import judge, mutant, namespaces, plan
 from holdfast_jepsen.live.client import KeptHistory, read_histories
 from holdfast_jepsen.live.clients import Clients
 from holdfast_jepsen.live.cluster import session_ref
@@ -207,6 +207,13 @@ async def test_a_client_that_ended_by_itself_is_told_of(tmp_path: Path) -> None:
     assert not await clients.replace(0)
     await clients.end()
     assert clients.broken == ["a client ended with 3: see clients.log"]
+
+
+def test_a_mutant_of_the_simulated_disk_is_no_control_of_a_live_run() -> None:
+    """A real node would not be changed by it, and the run would be valid for that reason."""
+    assert mutant.is_available("fast-time")
+    assert not mutant.is_available("sync-does-nothing")
+    assert not mutant.is_available("answers-before-sync")
 
 
 def busy_history() -> History:

@@ -66,9 +66,10 @@ def shop_for(mix: Mix, directory: Path, seed: int) -> Shop | None:
         return None
     path = directory / FILE
     books = GuardedBooks(f"sqlite:///{path}") if mix.name == FENCED else UnguardedFile(path)
-    # One stream for all of them: the same messages in the same order, and nearly at the same time.
-    rng = Rng(seed, "shop")
-    return Shop(books, Messages(mix.keys, rng, visible_again_ns=VISIBLE_AGAIN_NS), rng)
+    # One stream for all of them: the same messages in the same order, and nearly at the same time. Answers are lost by another
+    # one: how often a process asks changes nothing of the order.
+    messages = Messages(mix.keys, Rng(seed, "messages"), visible_again_ns=VISIBLE_AGAIN_NS)
+    return Shop(books, messages, Rng(seed, "lost answers"))
 
 
 def decided(mix: Mix, directory: Path, history: History) -> tuple[list[Write], list[str]]:
