@@ -47,7 +47,7 @@ def test_a_nemesis_is_a_group_or_a_kind_and_anything_else_is_refused() -> None:
     assert plan.kinds_of(["pause-client"]) == ("pause-client",)
     assert plan.kinds_of(["clients"]) == plan.GROUPS["clients"]
     assert plan.kinds_of(["all"]) == plan.KINDS
-    with pytest.raises(ValueError, match="no nemesis 'earthquake'; there are kill, pause"):
+    with pytest.raises(ValueError, match="no nemesis 'earthquake'; there are kill, restart, pause"):
         plan.kinds_of(["earthquake"])
 
 

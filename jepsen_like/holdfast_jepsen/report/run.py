@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A fault as the page draws it; nanoseconds of the run."""
+    """A fault as the page draws it, as it was planned (simulated) or done (live); nanoseconds of the run."""
 
     kind: str
     begin: int
@@ -46,7 +46,8 @@ class Run:
 
 
 def of_simulated(outcome: Outcome, command: str, shrunk: Sequence[str] = ()) -> Run:
-    """`shrunk`: the faults that it takes, and how to make them alone."""
+    """Its bands are the plan, whether or not a fault hit something: `fired` says by kind how many did. `shrunk`: the faults that it
+    takes, and how to make them alone."""
     return Run(
         title=f"Seed {outcome.seed}",
         verdict=outcome.verdict,
@@ -59,7 +60,7 @@ def of_simulated(outcome: Outcome, command: str, shrunk: Sequence[str] = ()) -> 
         ],
         command=command,
         history=outcome.history,
-        bands=[Band(f.kind, f.at, f.at + f.duration, str(f)) for f in outcome.plan],
+        bands=[Band(f.kind, f.at, f.at + f.duration, f"planned: {f}") for f in outcome.plan],
         fired=outcome.fired,
         culprits=outcome.culprits,
         shrunk=list(shrunk),
