@@ -14,7 +14,7 @@ BENCH = Path(__file__).parents[2] / "bench" / "engine.py"
 @pytest.mark.cluster
 def test_three_processes_replicate(tmp_path: Path) -> None:
     """They elect a leader, carry a short load, and report it; on the other channel they say how far they are."""
-    command = [sys.executable, str(BENCH), "--in-flight", "64", "--seconds", "0.5"]
+    command = [sys.executable, str(BENCH), "--in-flight", "64", "--rounds", "1", "--seconds", "0.5"]
     done = subprocess.run(  # noqa: S603 - our own program
         [*command, "--directory", str(tmp_path)],
         capture_output=True,
