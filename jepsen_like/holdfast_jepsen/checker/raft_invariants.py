@@ -11,11 +11,9 @@ are sentences; an empty list is the only good one.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from holdfast_coordinator.machine import check_invariants
 from holdfast_coordinator.machine.outcomes import Granted, Queued
 from holdfast_coordinator.raft import shield
 from holdfast_coordinator.raft.messages import (
@@ -26,9 +24,10 @@ from holdfast_coordinator.raft.messages import (
     VoteRequest,
     parse_admission,
 )
+from holdfast_jepsen.checker.watched_host import WatchedHost
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Sequence
 
     from holdfast_coordinator.machine import Origin
     from holdfast_coordinator.machine.outcomes import Outcome
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from holdfast_jepsen.sim.engine import SimEngine
     from holdfast_jepsen.sim.server import Server
 
-STATE_HASH_EVERY = 64
-"""The whole state is hashed at every so manieth index; the entry, the last token and the cluster's time are compared at each."""
 VIOLATIONS_MAX = 20
 FIRST_INDEX = 1
 """Every log begins with this entry, by construction and not by agreement."""
@@ -387,65 +384,3 @@ def _on_disk(engine: SimEngine, first: int) -> _Log:
     begin, end = first - journal[0][1], journal.durable_index + 1 - journal[0][1]
     terms = [term for _, _, term in journal[begin : max(end, begin)]]
     return _Log(first, terms, 0 if newest is None else newest.index)
-
-
-class WatchedHost:
-    """A node as the engine sees it; what it applies is compared with what others applied."""
-
-    def __init__(self, watch: RaftInvariants, server: Server, node: Node) -> None:
-        self._watch = watch
-        self._server = server
-        self._node = node
-        self._expected = 0
-        self.next_batch = node.next_batch
-        self.on_message = node.on_message
-        self.on_peer_connected = node.on_peer_connected
-        self.on_leader = node.on_leader
-
-    def apply(self, index: int, term: int, payload: bytes) -> bool:
-        self._server.pass_point("before apply")
-        waits = self._apply(index, term, payload)
-        self._server.pass_point("after apply")
-        return waits
-
-    def _apply(self, index: int, term: int, payload: bytes) -> bool:
-        if index <= self._expected:
-            self._watch.violated(f"{self._server.name} applied entry {index} twice")
-        self._expected = index
-        watch = self._watch
-        # The outcomes are seen once, by applying to the same machine through its own method.
-        apply = self._node.apply if index in watch.states else self._apply_and_look
-        waits = apply(index, term, payload)
-        machine = self._node.machine
-        digest = hashlib.blake2b(payload, digest_size=16)
-        digest.update(b"%d %d" % (machine.last_token, machine.cluster_time_ms))
-        if index % STATE_HASH_EVERY == 0:
-            check_invariants(machine)
-            digest.update(machine.state_hash())
-        watch.on_applied(self._server, index, payload, digest.digest())
-        return waits
-
-    def _apply_and_look(self, index: int, term: int, payload: bytes) -> bool:
-        machine = self._node.machine
-        apply = machine.apply
-        seen: list[Any] = []
-
-        def looking(entry: Any) -> Any:
-            outcomes = apply(entry)
-            seen.extend(outcomes)
-            return outcomes
-
-        machine.apply = looking  # type: ignore[method-assign]
-        try:
-            waits = self._node.apply(index, term, payload)
-        finally:
-            del machine.apply
-        for origin, outcome in seen:
-            self._watch.on_wait(origin, outcome, self._server.world.now)
-            if isinstance(outcome, Granted):
-                self._watch.on_grant(outcome)
-        return waits
-
-    def restore(self, index: int, term: int, payload: bytes) -> Generator[None, None, None]:
-        yield from self._node.restore(index, term, payload)
-        self._expected = index
