@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from holdfast_coordinator.raft.memory_disk import MemoryDisk
-from holdfast_jepsen.checker.raft_invariants import RaftInvariants, WatchedHost
+from holdfast_jepsen.checker.raft_invariants import RaftInvariants
+from holdfast_jepsen.checker.watched_host import WatchedHost
 from holdfast_jepsen.sim import run as runs
 from holdfast_jepsen.sim.pace import STRETCH
+from holdfast_jepsen.sim.watched_journal import WatchedJournal
 from holdfast_jepsen.workloads.mix import NAMES
 
 if TYPE_CHECKING:
@@ -107,6 +109,8 @@ def without_checkers() -> Iterator[None]:
         mock.patch.object(runs.orders, "token_order", finds_nothing),
         mock.patch.object(runs.orders, "beliefs", finds_nothing),
         mock.patch.object(runs.orders, "first_come_first_served", finds_nothing),
+        mock.patch.object(runs.orders, "nothing_happened", finds_nothing),
+        mock.patch.object(runs.orders, "sessions_last", finds_nothing),
         mock.patch.object(runs.story, "check", finds_nothing),
     ):
         yield
@@ -121,7 +125,9 @@ def without_invariants() -> Iterator[None]:
         mock.patch.object(RaftInvariants, "after_event", does_nothing),
         mock.patch.object(RaftInvariants, "on_send", does_nothing),
         mock.patch.object(RaftInvariants, "on_append", does_nothing),
+        mock.patch.object(RaftInvariants, "on_cut", does_nothing),
         mock.patch.object(RaftInvariants, "after_start", does_nothing),
+        mock.patch.object(WatchedJournal, "_compare", does_nothing),
         mock.patch.object(WatchedHost, "apply", apply),
     ):
         yield

@@ -187,6 +187,21 @@ def test_a_release_is_acknowledged_again_after_a_close() -> None:
     assert [each.answer for each in linearizability.check(history)] == ["ok"]
 
 
+def test_a_grant_in_the_log_that_nobody_was_told_of_is_found() -> None:
+    """Two acquires, one refused and one unknown: the log may hold one grant beside those that were answered, and not two; and not
+    one of another key."""
+    unknown = grant(0, 10, "a", 2)
+    unknown.result, unknown.returned = "unknown", None
+    refused = grant(0, 20, "a", 3)
+    refused.result = "refused"
+    history = History([grant(1, 5, "a", 1), unknown, refused])
+    log = {1: ("a", ("k",)), 2: ("a", ("k",))}
+    assert orders.nothing_happened(history, log) == []
+    [found] = orders.nothing_happened(history, log | {3: ("a", ("k",))})
+    assert "token 3 was granted to session a on k" in found
+    assert len(orders.nothing_happened(history, {1: ("a", ("k",)), 2: ("a", ("j",))})) == 1
+
+
 async def test_a_session_that_is_called_over_before_its_lease_can_have_ended_is_found() -> None:
     """Opened for a minute, and refused after a second: no client would notice anything but that its lock is lost."""
     history, script = (

@@ -1,16 +1,19 @@
-"""Checks that need no search: tokens against real time over all keys, the order of those who wait, how long sessions last, and
-beliefs of clients.
+"""Checks that need no search: tokens against real time over all keys, the order of those who wait, refusals, how long
+sessions last, and beliefs of clients.
 
 Rule: pure; each returns sentences, none if all is well.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from holdfast_jepsen.checker.linearizability import Timeline
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from holdfast_jepsen.history import Belief, History, Operation
 
 SECOND = 1_000_000_000
@@ -54,6 +57,25 @@ def first_come_first_served(history: History) -> list[str]:
                 )
             if before is None or grant.called > before.called:
                 latest[key] = grant
+    return found
+
+
+def nothing_happened(
+    history: History, granted: Mapping[int, tuple[str, tuple[str, ...]]]
+) -> list[str]:
+    """Whoever was told that an acquire took no effect was told the truth (G9): every grant of the log is that of an acquire
+    that was answered with it, or of one whose outcome is unknown. `granted`: by token, the session and the keys."""
+    acquires = [each for each in history.operations if each.kind == "acquire"]
+    known = {each.token for each in acquires if each.result == "ok"}
+    unknown = Counter((each.session, each.keys) for each in acquires if each.result == "unknown")
+    found = []
+    for token in sorted(granted.keys() - known):
+        unknown[granted[token]] -= 1
+        if unknown[granted[token]] < 0:
+            session, keys = granted[token]
+            found.append(
+                f"token {token} was granted to session {session} on {', '.join(keys)}, which was told of no acquire that it was"
+            )
     return found
 
 

@@ -300,7 +300,7 @@ MUTANTS = (
     Mutant("lost-disk-votes", "D37", "a node on an empty disk votes and is counted",
            lambda: Variant(around=_trusting, kinds=("wipe", "kill-leader", "isolate-leader"))),
     Mutant("answers-before-sync", "D5", "promises leave before the disk has them", _kernel(AnswersBeforeSync)),
-    Mutant("sync-does-nothing", "D5, G7", "the journal's sync reaches no disk",
+    Mutant("sync-does-nothing", "D5, G7", "no file's sync reaches a disk",
            _patch(MemoryFile, "sync", lambda file: None, kinds=POWER)),
     Mutant("trusts-the-cache", "D5", "a start takes for written what a sync that failed left in the page cache",
            _patch(Journal, "_replay_segment", _trusting_the_cache, kinds=("sync-error", *POWER))),

@@ -31,7 +31,7 @@ from holdfast_jepsen.history import History
 from holdfast_jepsen.sim import pace as paces
 from holdfast_jepsen.sim import sizes
 from holdfast_jepsen.sim.client import SimClient
-from holdfast_jepsen.sim.cluster import Cluster
+from holdfast_jepsen.sim.cluster import Cluster, session_ref
 from holdfast_jepsen.sim.rng import Rng
 from holdfast_jepsen.sim.server import Settings
 from holdfast_jepsen.sim.world import MILLISECOND, SECOND, World
@@ -233,6 +233,10 @@ def _judge(
     history.waits(watch.waited_since)
     found = list(watch.violations)
     found += orders.token_order(history)
+    granted = {
+        token: (session_ref(session), keys) for token, (session, keys) in watch.tokens.items()
+    }
+    found += orders.nothing_happened(history, granted)
     found += orders.sessions_last(history)
     found += orders.beliefs(history)
     found += orders.first_come_first_served(history)

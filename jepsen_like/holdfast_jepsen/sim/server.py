@@ -109,12 +109,9 @@ class Server:
         """Its files are not as it left them; it may refuse to start."""
         self.is_newcomer = False
         """It has to be admitted by the others."""
-        self.refusals = 0
-        """How often it refused its damaged files."""
         self.wall_offset_ms = 0
         self.sync_slowdown = 1
         self._renamed_snapshot = False
-        self._step_faults: list[Callable[[Step], None]] = []
         self._disk_errors: list[DiskError] = []
         self._clock_from = world.now
         self._read_at, self._reading = -1, 0.0
@@ -220,20 +217,6 @@ class Server:
             self._clock_from, self._read_at = self.world.now, -1
             self._clock_base = rng.between(1, 30) * SECOND
 
-    def crash_at_step(self, count: int, *, loses_power: bool) -> None:
-        """It dies ahead of its `count`-th step on the disk from now."""
-        self.crash_loses_power = loses_power
-        left = count
-
-        def before(step: Step) -> None:
-            nonlocal left
-            left -= 1
-            if left <= 0:
-                self.world.note(f"{self.name} crashes before {step.call} {step.name}")
-                self._crash()
-
-        self._step_faults.append(before)
-
     def set_trap(self, trap: Trap) -> None:
         """It dies at a named point."""
         self.trap = trap
@@ -249,12 +232,11 @@ class Server:
     def lift_traps(self) -> None:
         """It need not die of what was planned for one of its next steps."""
         self.trap = None
-        self._step_faults.clear()
 
     @property
     def has_step_fault(self) -> bool:
         """Whether something is to happen at one of its next steps on the disk already."""
-        return bool(self._step_faults or self._disk_errors)
+        return bool(self._disk_errors)
 
     def pass_point(self, point: str) -> None:
         """It comes past one of the named points. Raises Crashed if it is to die there."""
@@ -291,8 +273,6 @@ class Server:
             if step.call == "rename" and step.name.startswith(SNAPSHOT_PREFIX):
                 self._renamed_snapshot = True
                 self.pass_point("before snapshot rename")
-        for fault in self._step_faults:
-            fault(step)
         for error in self._disk_errors:
             try:
                 error.before(step)
@@ -332,7 +312,6 @@ class Server:
         self.world.note(f"{self.name} fails: {failure}")
         if self.is_damaged:
             self.failure = failure
-            self.refusals += 1
         elif not self.has_disk_error:
             self.failure = failure
             self.watch.violated(f"{self.name} stopped itself: {failure}")
@@ -356,7 +335,6 @@ class Server:
         self.disk.before = None
         self.trap = None
         self.has_disk_error = self._renamed_snapshot = False
-        self._step_faults.clear()
         self.watch.end_life(self)
         self.actor.kill()
         calls, self.calls = self.calls, {}
