@@ -7,7 +7,6 @@ run asks for it, the clock (`live.clock`). A process that was started here is en
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import shutil
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast_coordinator import config
 from holdfast_coordinator.local_cluster import LocalCluster
+from holdfast_jepsen.workloads.recorder import session_refs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,7 +126,4 @@ def ends_with_us() -> tuple[str, ...]:
     return ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") is not None else ()
 
 
-def session_ref(session: str) -> str:
-    """What the nodes show of a session: as `Node.session_ref`."""
-    key = hashlib.blake2b(CLUSTER.encode() + SECRET.encode(), digest_size=32).digest()
-    return hashlib.blake2b(session.encode(), key=key, digest_size=8).hexdigest()
+session_ref = session_refs(CLUSTER.encode() + SECRET.encode())

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from holdfast.errors import HoldfastError
 from holdfast_jepsen.checker import ledger as checker
 from holdfast_jepsen.history import History
 from holdfast_jepsen.live import judge, ledger, mutant, namespaces, plan
@@ -48,8 +47,8 @@ if TYPE_CHECKING:
 AROUND_SECONDS = (1.5, 5.0)
 """Before the faults, and after them: a fifth of their time, within these."""
 LAST_WORD_SECONDS = 60.0
-LAST_WORD_TTL_MS, LAST_WORD_WAIT_SECONDS = 5_000, 2.0
 """For every lease to end (seconds) and the nodes to serve; more than that and the cluster does not recover."""
+LAST_WORD_TTL_MS = 5_000
 LOOK_SECONDS = 0.2
 HTTP_SECONDS = 2.0
 
@@ -263,7 +262,7 @@ async def _last_word(
     missing = list(mix.keys)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LAST_WORD_SECONDS):
-            await _every_key(client, missing)
+            await client.get_every_key(missing, LAST_WORD_TTL_MS)
     client.keep()
     kept.close(world.now)
     await client.aclose()
@@ -274,20 +273,6 @@ async def _last_word(
         [*history.beliefs, *spoken.beliefs],
     )
     return merged, missing
-
-
-async def _every_key(client: LiveClient, missing: list[str]) -> None:
-    library = client.connect(LAST_WORD_TTL_MS)
-    while missing:
-        key = missing[0]
-        try:
-            if await library.acquire_lock(key, LAST_WORD_WAIT_SECONDS) and (
-                await library.release_lock(key)
-            ):
-                missing.remove(key)
-        except HoldfastError:
-            await asyncio.sleep(LOOK_SECONDS)
-    await library.aclose()
 
 
 def run_blocking(options: Options, say: Callable[[str], None]) -> LiveOutcome:

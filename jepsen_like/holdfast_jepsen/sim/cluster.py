@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 from holdfast_coordinator.raft.peers import ACCEPTED
@@ -16,6 +15,7 @@ from holdfast_jepsen.sim.server import SESSION_REF_KEY, Server
 from holdfast_jepsen.sim.world import SECOND
 from holdfast_jepsen.workloads import ledger
 from holdfast_jepsen.workloads import mix as workloads
+from holdfast_jepsen.workloads.recorder import session_refs
 from holdfast_jepsen.workloads.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -33,12 +33,7 @@ SKEW = 0.004
 """Clocks run this much too fast or too slow at most: two of them differ by less than the client's margin."""
 
 
-_REF_KEY = hashlib.blake2b(SESSION_REF_KEY, digest_size=32).digest()
-
-
-def session_ref(session: str) -> str:
-    """What the nodes show of a session: as `Node.session_ref`."""
-    return hashlib.blake2b(session.encode(), key=_REF_KEY, digest_size=8).hexdigest()
+session_ref = session_refs(SESSION_REF_KEY)
 
 
 class Cluster:

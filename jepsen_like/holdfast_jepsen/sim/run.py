@@ -7,7 +7,6 @@ planned faults fired, and operations were answered before, during and after them
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import contextlib
 import gc
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import structlog
 
-from holdfast.errors import HoldfastError
 from holdfast_coordinator.machine import check_invariants
 from holdfast_coordinator.machine.levels import HIGHEST
 from holdfast_coordinator.raft import messages
@@ -54,7 +52,7 @@ NEEDS_SNAPSHOTS = ("lost-chunks",)
 """Faults that hit only what a node gets that lags behind a snapshot: nodes take some, and keep nothing of what is before them."""
 NEEDS_OLD_VERSIONS = ("upgrade",)
 """Faults that need a node which runs an older version."""
-ASK_AGAIN_SECONDS = 0.05
+LAST_WORD_TTL_MS = 2_000
 ENTRY_BYTES_MAX = 512 * 1024
 ANSWERED_MIN = 1
 """Definite answers before the faults; fewer, and the run says nothing."""
@@ -323,15 +321,7 @@ class _LastWord:
         return leader is not None and leader.level == HIGHEST
 
     async def _work(self, client: SimClient) -> None:
-        wait = 2.0
-        library = client.connect(2000 * client.mix.pace)
-        while self._keys:
-            key = self._keys[0]
-            try:
-                if await library.acquire_lock(key, wait) and await library.release_lock(key):
-                    self._keys.remove(key)
-            except HoldfastError:
-                await asyncio.sleep(ASK_AGAIN_SECONDS * client.mix.pace)
+        await client.get_every_key(self._keys, LAST_WORD_TTL_MS * client.mix.pace)
 
 
 @contextlib.contextmanager

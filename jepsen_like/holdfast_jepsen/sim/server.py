@@ -96,6 +96,7 @@ class Server:
         self.disk = MemoryDisk()
         self.actor: Actor | None = None
         self.node: Node | None = None
+        self.front: Front | None = None
         self.engine: SimEngine | None = None
         self.lives = 0
         self.failure: EngineFailure | None = None
@@ -195,6 +196,7 @@ class Server:
             levels=self.levels,
             session_ref_key=SESSION_REF_KEY,
         )
+        self.front = Front(self.node, self.settings.limits)
         try:
             self.node.start().send(None)
         except StopIteration:
@@ -340,7 +342,7 @@ class Server:
         calls, self.calls = self.calls, {}
         for _, hang_up in calls.values():
             hang_up(None)
-        self.actor = self.node = self.engine = None
+        self.actor = self.node = self.front = self.engine = None
         return True
 
     # The network's end.
@@ -365,11 +367,10 @@ class Server:
         self, call: int, request: bytes, answer: Callable[[bytes | None], None], is_frame: bool
     ) -> None:
         """A request has arrived at this process."""
-        node, actor = self.node, self.actor
-        if node is None or actor is None or (self.engine and self.engine.failure):
+        node, actor, front = self.node, self.actor, self.front
+        if not (node and actor and front) or (self.engine and self.engine.failure):
             answer(None)
             return
-        front = Front(node, self.settings.limits)
         try:
             operation = front.operation_of(request, is_frame=is_frame)
         except Problem as problem:

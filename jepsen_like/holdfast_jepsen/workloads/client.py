@@ -24,6 +24,7 @@ from holdfast.wire import MS_PER_SECOND
 from holdfast_coordinator.machine import PLAIN, Terms
 from holdfast_jepsen.history import Belief, History, Lease
 from holdfast_jepsen.sim.rng import Rng
+from holdfast_jepsen.sim.world import MILLISECOND, SECOND
 from holdfast_jepsen.workloads import recorder
 from holdfast_jepsen.workloads.recorder import Recorder
 
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from holdfast_jepsen.workloads.mix import Mix
 
 
-SECOND, MILLISECOND = 1_000_000_000, 1_000_000
+EVERY_KEY_WAIT_SECONDS, EVERY_KEY_PAUSE_SECONDS = 2.0, 0.05
+"""Of the library's clock: in a queue, and after what brought no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,9 @@ class Hold:
 class Client:
     """See the module. `clock`, `transport` and `endpoints` are given to the library; a second of `clock` is `mix.pace` seconds of
     the history. `now`: true time in nanoseconds, for the record only."""
+
+    rate = 1.0
+    """How fast its clock runs."""
 
     def __init__(
         self,
@@ -173,6 +178,20 @@ class Client:
             self._recorder.asked.pop(note, None)
         return is_begun
 
+    async def get_every_key(self, missing: list[str], ttl_ms: int) -> None:
+        """Acquire each of them and give it back, until that was acknowledged of all; what was is taken from the list."""
+        library = self.connect(ttl_ms)
+        while missing:
+            key = missing[0]
+            try:
+                if await library.acquire_lock(key, EVERY_KEY_WAIT_SECONDS) and (
+                    await library.release_lock(key)
+                ):
+                    missing.remove(key)
+            except HoldfastError:
+                await self._clock.sleep_until(self._clock.now() + EVERY_KEY_PAUSE_SECONDS)
+        await library.aclose()
+
     def _new_note(self) -> str:
         self._notes += 1
         return str(self._notes)
@@ -235,9 +254,6 @@ class Client:
         """When `clock` will show `instant`, as it runs now."""
         left = (instant - self._clock.now()) * self.mix.pace
         return self._now() + int(left * SECOND / self.rate)
-
-    rate = 1.0
-    """How fast its clock runs."""
 
     # What the library does not do: a lock with a lease of its own, that nobody can ask for again.
 

@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,12 @@ class _Record:
     """Attempts that have neither been answered nor given up."""
     may_have: bool = False
     """An attempt that brought no answer may have taken effect."""
+
+
+def session_refs(cluster_key: bytes) -> Callable[[str], str]:
+    """What the nodes of a cluster with this key show of a session: as `Node.session_ref`."""
+    key = hashlib.blake2b(cluster_key, digest_size=32).digest()
+    return lambda session: hashlib.blake2b(session.encode(), key=key, digest_size=8).hexdigest()
 
 
 class Recorder:
